@@ -1,0 +1,1 @@
+"""Felix: the per-host networking and security agent of an IP-per-container data centre."""

@@ -1,0 +1,172 @@
+"""What calculation hands to the dataplane: the desired state of this host, in terms of policy, not of any kernel.
+
+Everything here is immutable and hashable, so "did it change" is `==` and "who shares it" is a dictionary.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from felix.model.keys import ResourceKey
+from felix.model.net import Net
+
+
+class Action(enum.Enum):
+    """What a rule does to a packet that it matches. LOG goes on to the next rule."""
+
+    ALLOW = "Allow"
+    DENY = "Deny"
+    PASS = "Pass"
+    LOG = "Log"
+
+
+class PortRange(NamedTuple):
+    """Ports `first` to `last`, both included, 0-65535."""
+
+    first: int
+    last: int
+
+
+class IcmpMatch(NamedTuple):
+    """An ICMP type 0-254 and, if not None, its code 0-255."""
+
+    type: int
+    code: int | None
+
+
+class SetRef(NamedTuple):
+    """An address set, and whether it has prefixes of several addresses now, per family.
+
+    Single addresses and prefixes live in different kernel sets. A rule must look into the prefix set of a family
+    if and only if its flag is true; calculation hands out the rule anew when a flag changes.
+    """
+
+    id: str
+    nets4: bool
+    nets6: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EntityMatch:
+    """Conditions on one side of a packet; all that are given must hold.
+
+    nets, ports: the side is in one of them; None = no condition; an empty tuple matches nothing.
+    not_nets, not_ports: the side is in none of them.
+    sets: the side is a member of every one. not_sets: it is a member of none.
+    """
+
+    nets: tuple[Net, ...] | None = None
+    not_nets: tuple[Net, ...] = ()
+    sets: tuple[SetRef, ...] = ()
+    not_sets: tuple[SetRef, ...] = ()
+    ports: tuple[PortRange, ...] | None = None
+    not_ports: tuple[PortRange, ...] = ()
+
+
+ANY_ENTITY = EntityMatch()
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRule:
+    """One rule: an action, and conditions that must all hold. A rule without conditions matches every packet.
+
+    ip_version: 4, 6 or None. protocol, not_protocol: IP protocol numbers 0-255 or None.
+    icmp, not_icmp: on the ICMP header of the packet's protocol, which `protocol` says; NOT (type and code).
+    """
+
+    action: Action
+    ip_version: int | None = None
+    protocol: int | None = None
+    not_protocol: int | None = None
+    icmp: IcmpMatch | None = None
+    not_icmp: IcmpMatch | None = None
+    source: EntityMatch = ANY_ENTITY
+    destination: EntityMatch = ANY_ENTITY
+
+
+DENY_ALL = CompiledRule(Action.DENY)
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledPolicy:
+    """The rules of one policy or profile that some local endpoint uses, in order, for each direction.
+
+    ingress: towards the endpoint. egress: away from it. Falling off the end means "no match here".
+    """
+
+    ingress: tuple[CompiledRule, ...]
+    egress: tuple[CompiledRule, ...]
+
+
+class StackTier(NamedTuple):
+    """One tier as an endpoint sees it: its policies in order (never empty) and what happens when none matches.
+
+    policies: keys of GlobalNetworkPolicy and NetworkPolicy. default_action: Action.DENY or Action.PASS.
+    """
+
+    name: str
+    policies: tuple[ResourceKey, ...]
+    default_action: Action
+
+
+class Stack(NamedTuple):
+    """What decides about one direction of an endpoint: tiers in order, then profiles in order, then deny.
+
+    A packet that leaves the last tier by Pass, or an endpoint without tiers, goes on to the profiles.
+    A profile that does not exist is left out of `CompiledPolicy`s; a stack may still name it: it then matches nothing.
+    """
+
+    tiers: tuple[StackTier, ...]
+    profiles: tuple[ResourceKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEndpoint:
+    """A workload endpoint of this host that is to be connected.
+
+    interface: name of the host end, 1-15 characters, claimed by this endpoint alone.
+    addresses: single addresses (/32, /128) that are this endpoint's alone, in the order of its record; may be empty.
+    mac: lower-case, colon separated, or None: then no permanent neighbour is written.
+    revision: etcd mod revision of the record.
+    """
+
+    key: ResourceKey
+    interface: str
+    addresses: tuple[Net, ...]
+    mac: str | None
+    ingress: Stack
+    egress: Stack
+    revision: int
+
+
+@dataclass(slots=True)
+class MemberDelta:
+    """Members of one set that came and went since the last flush; the two never overlap.
+
+    Members are prefixes of either family; no member is inside another of the same set (outermost only), except
+    that single addresses are kept even when a prefix covers them.
+    """
+
+    added: set[Net] = field(default_factory=set)
+    removed: set[Net] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class DesiredDelta:
+    """Changes of desired state since the last flush; None as a value means "no longer wanted".
+
+    Every set that a policy names is in `sets` or was in an earlier delta; the same for policies that endpoints name,
+    except profiles that do not exist.
+    sets: id -> True (wanted) or None. blocks: own allocation blocks, for blackhole routes.
+    """
+
+    sets: dict[str, bool | None] = field(default_factory=dict)
+    members: dict[str, MemberDelta] = field(default_factory=dict)
+    policies: dict[ResourceKey, CompiledPolicy | None] = field(default_factory=dict)
+    endpoints: dict[ResourceKey, LocalEndpoint | None] = field(default_factory=dict)
+    blocks: dict[Net, bool | None] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.sets or self.members or self.policies or self.endpoints or self.blocks)
