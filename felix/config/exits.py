@@ -1,0 +1,46 @@
+"""The exit codes of every Felix command, one table, so that scripts and supervisors can tell what to do."""
+
+from __future__ import annotations
+
+import enum
+
+from felix.errors import Blame, FelixError
+
+
+class ExitCode(enum.IntEnum):
+    """How a command ended. Values above 63 are those of sysexits.h, 129 is what Calico's Felix uses."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    BAD_DATA = 65
+    UNAVAILABLE = 69
+    BUG = 70
+    PEER_AWAY = 75
+    BAD_SETTING = 78
+    RESTART_WANTED = 129
+
+
+MEANING_BY_CODE: dict[ExitCode, str] = {
+    ExitCode.OK: "Done. For `felix run`: stopped by SIGTERM or SIGINT; what it programmed stays in force.",
+    ExitCode.FAILED: "The answer is no: something was not found, not as expected, or refused.",
+    ExitCode.USAGE: "The command line cannot be understood. For `felix plan`: there are changes to be made.",
+    ExitCode.BAD_DATA: "A file, a manifest or an argument cannot be used; nothing was changed.",
+    ExitCode.UNAVAILABLE: "This host lacks a program, a kernel feature or a permission that the command needs.",
+    ExitCode.BUG: "Felix itself is wrong; please report the traceback.",
+    ExitCode.PEER_AWAY: "etcd, BIRD or another peer is away or failed; the same command may succeed later.",
+    ExitCode.BAD_SETTING: "A setting of the environment or the file cannot be used; it is named. Restarting is useless.",
+    ExitCode.RESTART_WANTED: "`felix run`: a setting changed that takes a new start. The supervisor starts it again.",
+}
+
+_CODE_BY_BLAME = {
+    Blame.DATA: ExitCode.BAD_DATA,
+    Blame.ENVIRONMENT: ExitCode.UNAVAILABLE,
+    Blame.PEER: ExitCode.PEER_AWAY,
+    Blame.BUG: ExitCode.BUG,
+}
+
+
+def exit_code(error: FelixError) -> ExitCode:
+    """Returns how a command ends that `error` ends."""
+    return _CODE_BY_BLAME[error.blame]
