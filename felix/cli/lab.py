@@ -1,0 +1,242 @@
+"""`felix lab`: virtual hosts in network namespaces, to try policies and to show them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from felix.errors import DataError
+from felix.lab.host import Host
+from felix.lab.lab import Lab
+from felix.lab.place import Place
+from felix.lab.state import list_labs
+
+_EXAMPLES = """\
+examples:
+  felix lab up --hosts 2              two hosts with etcd, agents and BIRD
+  felix lab add h1 web --profile open --label role=web
+  felix lab status -o json            what is there
+  felix lab exec h1 -- felix status   a command on a virtual host
+  felix lab exec web -- ping -c1 192.168.2.0
+  felix lab exec fabric -- felix apply -f policy.yaml
+  felix lab down                      everything removed
+
+Needs root. Touches nothing outside namespaces whose names start with fx-<lab>- and /run/felix-lab/<lab>.
+"""
+
+
+class HostStatus(msgspec.Struct, frozen=True):
+    """One virtual host, as `felix lab status` prints it."""
+
+    name: str
+    ipv4: str
+    ipv6: str
+    blocks: list[str]
+    agent: bool
+    ready: bool
+    bird: bool
+    directory: str
+
+
+class WorkloadStatus(msgspec.Struct, frozen=True):
+    """One workload, as `felix lab status` prints it."""
+
+    name: str
+    host: str
+    ipv4: str
+    ipv6: str
+    interface: str
+
+
+class LabStatus(msgspec.Struct, frozen=True):
+    """A whole lab, as `felix lab status -o json` prints it."""
+
+    name: str
+    etcd: str
+    etcd_socket: str
+    hosts: list[HostStatus]
+    workloads: list[WorkloadStatus]
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`felix lab` and its verbs are known to the parser."""
+    parser = subparsers.add_parser(
+        "lab",
+        help="virtual hosts in network namespaces, to try policies",
+        description="Virtual hosts in network namespaces, joined by a fabric, with etcd, agents and BIRD.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    up = _add_verb(verbs, "up", "build a lab; one of the same name is replaced", _up)
+    up.add_argument("--hosts", type=int, default=2, metavar="N", help="how many virtual hosts (2)")
+    up.add_argument("--no-agents", action="store_true", help="do not start the agents")
+    up.add_argument("--no-bird", action="store_true", help="do not start BIRD")
+    up.add_argument("--timeout", type=float, default=20.0, metavar="S", help="how long to wait for agents (20 s)")
+
+    add = _add_verb(verbs, "add", "add a workload to a host", _add)
+    add.add_argument("host", metavar="HOST", help="h1, h2, ...")
+    add.add_argument("workload", metavar="WORKLOAD", help="its name")
+    add.add_argument("--profile", action="append", default=[], metavar="NAME", help="a profile; may be repeated")
+    add.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="a label; may be repeated")
+    add.add_argument("--listen", action="append", default=[], metavar="PORT", help="echo on that port: 80 or 53/udp")
+
+    remove = _add_verb(verbs, "remove", "remove a workload", _remove)
+    remove.add_argument("workload", metavar="WORKLOAD")
+
+    status = _add_verb(verbs, "status", "show hosts and workloads", _status)
+    status.add_argument("-o", "--output", choices=("table", "json"), default="table")
+
+    execute = _add_verb(verbs, "exec", "run a command on a host, in a workload or on the fabric", _exec)
+    execute.add_argument("place", metavar="HOST|WORKLOAD|fabric")
+    execute.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD", help="default: a shell")
+
+    down = _add_verb(verbs, "down", "remove a lab", _down)
+    down.add_argument("--all", action="store_true", help="all labs of this machine")
+
+
+def _add_verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    text: str,
+    function: object,
+) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(
+        name, help=text, description=text, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verb.add_argument("--name", default="demo", metavar="LAB", help="the lab's name (demo)")
+    verb.set_defaults(func=function)
+    return verb
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    lab = Lab(arguments.name)
+    started = time.monotonic()
+    lab.up(hosts=arguments.hosts, agents=not arguments.no_agents, bird=not arguments.no_bird)
+    _say(f"{arguments.hosts} hosts, etcd{'' if arguments.no_bird else ', BIRD'} up; waiting for the agents")
+    if not arguments.no_agents:
+        for host in lab.hosts:
+            host.wait_agent_ready(arguments.timeout)
+            _say(f"agent of {host.name} ready")
+    _say(f"lab {lab.name} is up after {time.monotonic() - started:.1f} s; try: felix lab status --name {lab.name}")
+    return 0
+
+
+def _add(arguments: argparse.Namespace) -> int:
+    lab = _get_lab(arguments.name)
+    labels = dict(_parse_label(text) for text in arguments.label)
+    listeners = [_parse_listener(text) for text in arguments.listen]
+    workload = lab.add_workload(lab.host(arguments.host), arguments.workload, profiles=arguments.profile, labels=labels)
+    for port, protocol in listeners:
+        workload.listen(port, protocol)
+    print(f"{workload.name} {workload.ipv4} {workload.ipv6} {workload.interface}")
+    return 0
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    _get_lab(arguments.name).remove_workload(arguments.workload)
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    status = describe(_get_lab(arguments.name))
+    if arguments.output == "json":
+        print(msgspec.json.format(msgspec.json.encode(status)).decode())
+        return 0
+    print(f"lab {status.name}, etcd {status.etcd} on the fabric\n")
+    hosts = [
+        (host.name, host.ipv4, host.ipv6, ", ".join(host.blocks), _agent_word(host), "runs" if host.bird else "-")
+        for host in status.hosts
+    ]
+    _print_table(("HOST", "IPV4", "IPV6", "BLOCKS", "AGENT", "BIRD"), hosts)
+    if status.workloads:
+        print()
+        rows = [(one.name, one.host, one.ipv4, one.ipv6, one.interface) for one in status.workloads]
+        _print_table(("WORKLOAD", "HOST", "IPV4", "IPV6", "INTERFACE"), rows)
+    return 0
+
+
+def _exec(arguments: argparse.Namespace) -> int:
+    place: Place = _get_lab(arguments.name).place(arguments.place)
+    words = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    command = place.command(words or [os.environ.get("SHELL", "/bin/sh")])
+    sys.stdout.flush()
+    os.execvpe(command[0], command, place.program_environment())
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    for name in list_labs() if arguments.all else [arguments.name]:
+        Lab(name).down()
+        _say(f"lab {name} is gone")
+    return 0
+
+
+def describe(lab: Lab) -> LabStatus:
+    """Returns what there is of a lab now."""
+    return LabStatus(
+        name=lab.name,
+        etcd=lab.etcd_endpoint,
+        etcd_socket=str(lab.store.socket_path),
+        hosts=[_describe_host(host) for host in lab.hosts],
+        workloads=[
+            WorkloadStatus(name=one.name, host=one.record.host, ipv4=one.ipv4, ipv6=one.ipv6, interface=one.interface)
+            for one in lab.workloads.values()
+        ],
+    )
+
+
+def _describe_host(host: Host) -> HostStatus:
+    agent = host.is_running("agent")
+    return HostStatus(
+        name=host.name,
+        ipv4=host.ipv4,
+        ipv6=host.ipv6,
+        blocks=[str(host.addresses.block_v4), str(host.addresses.block_v6)],
+        agent=agent,
+        ready=agent and host.is_agent_ready(),
+        bird=host.is_running("bird"),
+        directory=str(host.directory),
+    )
+
+
+def _get_lab(name: str) -> Lab:
+    lab = Lab(name)
+    if not lab.is_up():
+        raise DataError(f"lab {name!r} is not up; start it with: felix lab up --name {name}")
+    return lab
+
+
+def _parse_label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise DataError(f"label {text!r}: give KEY=VALUE, as in role=web")
+    return key, value
+
+
+def _parse_listener(text: str) -> tuple[int, str]:
+    port, _, protocol = text.partition("/")
+    if not port.isdigit() or not 0 < int(port) < 65536 or protocol not in {"", "tcp", "udp"}:
+        raise DataError(f"listener {text!r}: give PORT or PORT/udp, as in 80 or 53/udp")
+    return int(port), protocol or "tcp"
+
+
+def _agent_word(host: HostStatus) -> str:
+    if not host.agent:
+        return "-"
+    return "ready" if host.ready else "not ready"
+
+
+def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    for row in (header, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,374 @@
+"""A lab: virtual hosts in network namespaces on one fabric, with etcd, agents, BIRD and workloads. Shell.
+
+    with Lab("demo") as lab:
+        lab.up(hosts=2)
+        web = lab.add_workload(lab.hosts[0], "web", profiles=["open"])
+        client = lab.add_workload(lab.hosts[1], "client", profiles=["open"])
+        web.listen(80)
+        assert client.connect(web.ipv4, 80).ok
+
+Nothing outside the lab's own namespaces and directory is touched. Whatever an earlier lab of the same name left
+behind, however it ended, the next `up` or `down` removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from felix.errors import DataError, EnvironmentFault
+from felix.lab import documents, names, namespace, process
+from felix.lab.documents import EndpointIntent
+from felix.lab.host import AGENT_COMMAND, Host
+from felix.lab.place import Place, wait_until
+from felix.lab.state import RUN_ROOT, StateDirectory, WorkloadRecord
+from felix.lab.store import Document, Json, LabStore
+from felix.model.keys import BlockKey, format_key
+from felix.model.net import Net, parse_address, parse_net
+
+_PROGRAMS = ("ip", "etcd", "bird")
+_FORWARDING = {
+    "net/ipv4/ip_forward": "1",
+    "net/ipv6/conf/all/forwarding": "1",
+    "net/ipv6/conf/default/forwarding": "1",
+}
+
+
+class Workload(Place):
+    """A container stand-in: a namespace with one interface `eth0`, on a veth whose other end its host holds."""
+
+    def __init__(self, record: WorkloadRecord, namespace_name: str, responder: Path) -> None:
+        super().__init__(record.name, namespace_name, responder, {})
+        self.record = record
+        self.ipv4 = record.ipv4
+        self.ipv6 = record.ipv6
+        self.interface = record.interface
+
+
+class Lab:
+    """One lab. Creating the object touches nothing; it sees whatever lab of that name is up."""
+
+    def __init__(self, name: str = "demo", run_root: Path = RUN_ROOT) -> None:
+        self.name = names.check_lab_name(name)
+        self.directory = run_root / name
+        self._prefix = names.namespace_prefix(name)
+        self._state = StateDirectory(name, run_root)
+        # etcd names its socket after the address in the URL, relative to where it was started.
+        self.store = LabStore(self.directory / "etcd" / f"localhost:{names.ETCD_PORT}")
+        self.etcd_endpoint = f"http://{names.FABRIC_ADDRESS_V4}:{names.ETCD_PORT}"
+        self.fabric = Place("fabric", f"{self._prefix}fabric", self._responder, self._etcd_environment())
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.down()
+
+    @property
+    def hosts(self) -> list[Host]:
+        """The virtual hosts, first one first."""
+        return [self._host(number) for number in range(1, self._state.read().hosts + 1)]
+
+    @property
+    def workloads(self) -> dict[str, Workload]:
+        """All workloads by name."""
+        return {name: self._workload(record) for name, record in self._state.read().workloads.items()}
+
+    def is_up(self) -> bool:
+        """Whether the lab has hosts."""
+        return self._state.read().hosts > 0
+
+    def up(
+        self, hosts: int = 2, *, agents: bool = True, bird: bool = True, agent_command: Sequence[str] = AGENT_COMMAND
+    ) -> None:
+        """The lab stands: fabric, etcd with the basic documents, hosts, and on each BIRD and agent as asked for.
+
+        What was there of the same name is gone. The agents have been started, see `Host.wait_agent_ready`.
+        """
+        check_machine()
+        addresses = [names.host_addresses(number) for number in range(1, hosts + 1)]
+        self.down()
+        with self._state.change() as state:
+            state.hosts = hosts
+        (self.directory / "etcd").mkdir()
+        namespace.create_namespaces([self.fabric.namespace, *(f"{self._prefix}{host.name}" for host in addresses)])
+        self._build_fabric()
+        self.start_etcd(wait=False)
+        self._start_responder()
+        for host in self.hosts:
+            host.prepare()
+            self._plug_in(host)
+        self.store.wait_ready(10.0)
+        for key, document in documents.cluster_documents().items():
+            self.store.put(key, document)
+        for host in self.hosts:
+            for key, document in documents.host_documents(host.addresses).items():
+                self.store.put(key, document)
+            if bird:
+                host.start_bird()
+            if agents:
+                host.start_agent(agent_command)
+
+    def down(self) -> None:
+        """Nothing of the lab is left: programs, namespaces with their interfaces, files. Harmless when repeated."""
+        for record in self._state.read().processes.values():
+            process.stop(record, signal.SIGKILL)
+        found = namespace.list_namespaces(self._prefix)
+        for pid in namespace.find_processes(found):
+            stray = process.identify(pid, "stray")
+            if stray and pid != os.getpid():
+                process.stop(stray, signal.SIGKILL)
+        namespace.delete_namespaces(found)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def host(self, name: str) -> Host:
+        """Returns the host of that name; raises DataError when there is none."""
+        for host in self.hosts:
+            if host.name == name:
+                return host
+        raise DataError(f"lab {self.name} has no host {name!r}; see 'felix lab status {self.name}'")
+
+    def place(self, name: str) -> Place:
+        """Returns the host, the workload or the `fabric` of that name; raises DataError when there is none."""
+        places: list[Place] = [self.fabric, *self.hosts, *self.workloads.values()]
+        for place in places:
+            if place.name == name:
+                return place
+        raise DataError(f"lab {self.name} has no host or workload {name!r}; see 'felix lab status {self.name}'")
+
+    def apply(self, document: Document) -> int:
+        """The v3 resource is in etcd as given; returns the revision."""
+        return self.store.put(documents.key_of(document), document)
+
+    def start_etcd(self, *, wait: bool = True) -> None:
+        """etcd runs on the fabric with the data it had; answers when `wait`."""
+        peer = "http://127.0.0.1:2380"
+        command = [
+            *("etcd", "--name=lab", "--data-dir=data", "--logger=zap", "--log-level=warn", "--unsafe-no-fsync"),
+            f"--listen-client-urls={self.etcd_endpoint},unix://localhost:{names.ETCD_PORT}",
+            f"--advertise-client-urls={self.etcd_endpoint}",
+            *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=lab={peer}"),
+            *("--heartbeat-interval=20", "--election-timeout=200"),
+        ]
+        directory = self.directory / "etcd"
+        self.store.socket_path.unlink(missing_ok=True)
+        record = process.spawn(
+            "etcd", self.fabric.command(command), self.fabric.program_environment(), directory / "etcd.log", directory
+        )
+        with self._state.change() as state:
+            state.processes["etcd"] = record
+        if wait:
+            self.store.wait_ready(10.0)
+
+    def stop_etcd(self, number: int = signal.SIGTERM) -> None:
+        """etcd does not run; its data stays."""
+        record = self._state.read().processes.get("etcd")
+        if record:
+            process.stop(record, number)
+
+    def set_link(self, host: Host, *, up: bool) -> None:
+        """The host's cable to the fabric is plugged in or pulled out."""
+        self.fabric.configure(f"link set {host.name} {'up' if up else 'down'}")
+
+    def add_workload(
+        self,
+        host: Host,
+        name: str,
+        *,
+        profiles: Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
+        ipv4: str | None = "",
+        ipv6: str | None = "",
+        namespace_name: str = "default",
+        ports: Sequence[Mapping[str, Json]] = (),
+        extra: Mapping[str, Json] | None = None,
+        write_endpoint: bool = True,
+    ) -> Workload:
+        """The workload exists, is wired to the host, and etcd has its endpoint and its addresses' allocation.
+
+        ipv4, ipv6: the address to use, empty for the next free one of the host's block, None for no address.
+        extra: further fields of the endpoint's spec. Reachable only once the host's agent has made it so.
+        """
+        if names.check_workload_name(name) in self.workloads:
+            raise DataError(f"lab {self.name} has a workload {name!r} already")
+        asked = ((host.addresses.block_v4, ipv4), (host.addresses.block_v6, ipv6))
+        addresses = [self._allocate(block, name, host.name, wanted) for block, wanted in asked if wanted is not None]
+        intent = EndpointIntent(
+            *(name, host.name, namespace_name, tuple(addresses), profiles, labels or {}, ports, extra or {})
+        )
+        document = documents.endpoint_document(intent)
+        record = WorkloadRecord(
+            name=name,
+            host=host.name,
+            interface=names.host_end(name),
+            ipv4=next((address for address in addresses if ":" not in address), ""),
+            ipv6=next((address for address in addresses if ":" in address), ""),
+            key=documents.key_of(document),
+        )
+        workload = self._workload(record)
+        with self._state.change() as state:
+            state.workloads[name] = record
+        namespace.create_namespaces([workload.namespace])
+        host.configure(
+            f"link add {record.interface} address {names.HOST_END_MAC} up type veth"
+            f" peer name eth0 netns {workload.namespace} address {names.workload_mac(name)}"
+        )
+        workload.configure(*_workload_commands(record))
+        if write_endpoint:
+            self.store.put(record.key, document)
+        return workload
+
+    def remove_workload(self, name: str) -> None:
+        """Neither workload nor endpoint nor allocation exists; harmless when they did not."""
+        record = self._state.read().workloads.get(name)
+        if record is None:
+            return
+        self.store.delete(record.key)
+        workload = self._workload(record)
+        workload.close_listeners()
+        for pid in namespace.find_processes([workload.namespace]):
+            stray = process.identify(pid, name)
+            if stray:
+                process.stop(stray, signal.SIGKILL)
+        with contextlib.suppress(EnvironmentFault):  # the host end may be gone
+            self.host(record.host).configure(f"link del {record.interface}")
+        namespace.delete_namespaces([workload.namespace])
+        for address in filter(None, (record.ipv4, record.ipv6)):
+            self._release(address, name)
+        with self._state.change() as state:
+            state.workloads.pop(name, None)
+
+    @property
+    def _responder(self) -> Path:
+        return self.directory / "responder.ctl"
+
+    def _host(self, number: int) -> Host:
+        addresses = names.host_addresses(number)
+        return Host(f"{self._prefix}{addresses.name}", addresses, self._state)
+
+    def _workload(self, record: WorkloadRecord) -> Workload:
+        return Workload(record, f"{self._prefix}w-{record.name}", self._responder)
+
+    def _etcd_environment(self) -> dict[str, str]:
+        return {
+            "DATASTORE_TYPE": "etcdv3",
+            "ETCD_ENDPOINTS": self.etcd_endpoint,
+            "FELIX_DATASTORETYPE": "etcdv3",
+            "FELIX_ETCDENDPOINTS": self.etcd_endpoint,
+            "ETCDCTL_ENDPOINTS": self.etcd_endpoint,
+            "ETCDCTL_API": "3",
+        }
+
+    def _build_fabric(self) -> None:
+        self.fabric.configure(
+            "link set lo up",
+            "link add fabric type bridge forward_delay 0 mcast_snooping 0",
+            f"addr add {names.FABRIC_ADDRESS_V4}/{names.FABRIC_V4.length} dev fabric",
+            f"addr add {names.FABRIC_ADDRESS_V6}/{names.FABRIC_V6.length} dev fabric nodad",
+            "link set fabric up",
+        )
+
+    def _plug_in(self, host: Host) -> None:
+        namespace.write_sysctls(host.namespace, _FORWARDING)
+        self.fabric.configure(
+            f"link add {host.name} type veth peer name eth0 netns {host.namespace}",
+            f"link set {host.name} master fabric up",
+            f"route add {host.addresses.block_v4} via {host.ipv4}",
+            f"route add {host.addresses.block_v6} via {host.ipv6}",
+        )
+        host.configure(
+            "link set lo up",
+            "link set eth0 up",
+            f"addr add {host.ipv4}/{names.FABRIC_V4.length} dev eth0",
+            f"addr add {host.ipv6}/{names.FABRIC_V6.length} dev eth0 nodad",
+            f"route add default via {names.FABRIC_ADDRESS_V4}",
+            f"route add default via {names.FABRIC_ADDRESS_V6}",
+        )
+
+    def _start_responder(self) -> None:
+        program = Path(__file__).with_name("responder.py")
+        command = [sys.executable, "-S", "-E", str(program), str(self._responder)]
+        record = process.spawn("responder", command, {}, self.directory / "responder.log", self.directory)
+        with self._state.change() as state:
+            state.processes["responder"] = record
+        wait_until(self._responder.exists, 5.0, f"the responder; see {self.directory}/responder.log")
+
+    def _allocate(self, own_block: Net, workload: str, host: str, wanted: str) -> str:
+        block = self._find_block(wanted) if wanted else own_block
+        key = format_key(BlockKey(block)) if block else ""
+        while True:
+            stored = self.store.get(key) if key else None
+            if stored is None:
+                return parse_address(wanted).address  # outside all blocks: nobody to ask
+            document, revision = stored
+            address = documents.take_address(document, workload, host, wanted)
+            if address is None:
+                raise DataError(f"{block} cannot give {wanted or 'another address'} to {workload}: it is in use")
+            if self.store.replace(key, document, revision):
+                self._count_handle(workload, str(block), 1)
+                return address
+
+    def _release(self, address: str, workload: str) -> None:
+        block = self._find_block(address)
+        key = format_key(BlockKey(block)) if block else ""
+        while stored := self.store.get(key) if key else None:
+            document, revision = stored
+            documents.give_back_address(document, address)
+            if self.store.replace(key, document, revision):
+                self._count_handle(workload, str(block), 0)
+                return
+
+    def _find_block(self, address: str) -> Net | None:
+        wanted = parse_address(address)
+        length = 26 if wanted.version == 4 else 122
+        pool = names.POOL_V4 if wanted.version == 4 else names.POOL_V6
+        return parse_net(f"{wanted.address}/{length}") if operator.contains(pool, wanted) else None
+
+    def _count_handle(self, workload: str, block: str, count: int) -> None:
+        identity = documents.handle_id(workload)
+        key = f"/calico/ipam/v2/handle/{identity}"
+        stored = self.store.get(key)
+        counts = stored[0]["block"] if stored else {}
+        assert isinstance(counts, dict)
+        remaining = {**counts, block: count} if count else {kept: n for kept, n in counts.items() if kept != block}
+        if remaining:
+            self.store.put(key, {"handleID": identity, "block": remaining, "deleted": False})
+        else:
+            self.store.delete(key)
+
+
+def check_machine() -> None:
+    """Raises EnvironmentFault that names what a lab needs and this machine lacks."""
+    if os.geteuid() != 0:
+        raise EnvironmentFault("a lab needs root, for network namespaces; try again with sudo")
+    missing = [program for program in _PROGRAMS if shutil.which(program) is None]
+    if missing:
+        raise EnvironmentFault(f"a lab needs the programs {', '.join(missing)}; 'make setup' installs them")
+
+
+def _workload_commands(record: WorkloadRecord) -> list[str]:
+    commands = ["link set lo up", "link set eth0 up"]
+    if record.ipv4:
+        commands += [
+            f"addr add {record.ipv4}/32 dev eth0",
+            f"route add {names.GATEWAY_V4} dev eth0 scope link",
+            f"route add default via {names.GATEWAY_V4} dev eth0",
+            # A host without a default route never answers for the gateway: the entry makes it independent of that.
+            f"neigh replace {names.GATEWAY_V4} lladdr {names.HOST_END_MAC} dev eth0 nud permanent",
+        ]
+    if record.ipv6:
+        commands += [
+            f"addr add {record.ipv6}/128 dev eth0 nodad",
+            f"route add default via {names.GATEWAY_V6} dev eth0",
+            f"neigh replace {names.GATEWAY_V6} lladdr {names.HOST_END_MAC} dev eth0 nud permanent",
+        ]
+    return commands
