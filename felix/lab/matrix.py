@@ -1,0 +1,62 @@
+"""Who can reach whom, measured with real connections and held against what is expected. Shell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from felix.lab.lab import Workload
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One direction between two workloads: whether it should work, and what each try (one per family) came to."""
+
+    expected: bool
+    outcomes: tuple[str, ...]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether every try answered as expected; a refused connection is neither open nor filtered: never right."""
+        return bool(self.outcomes) and all(
+            outcome == ("ok" if self.expected else "timeout") for outcome in self.outcomes
+        )
+
+
+def measure(
+    workloads: Mapping[str, Workload], port: int, is_expected: Callable[[str, str], bool], timeout_s: float = 1.0
+) -> dict[Pair, Cell]:
+    """Tries TCP `port` from every workload to every other, in each family that both have; all at once."""
+    pairs = [(source, target) for source in workloads for target in workloads if source != target]
+
+    def try_pair(pair: Pair) -> Cell:
+        source, target = workloads[pair[0]], workloads[pair[1]]
+        families = ((source.ipv4, target.ipv4), (source.ipv6, target.ipv6))
+        addresses = [there for here, there in families if here and there]
+        outcomes = tuple(source.connect(address, port, "tcp", timeout_s).outcome for address in addresses)
+        return Cell(is_expected(*pair), outcomes)
+
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        return dict(zip(pairs, pool.map(try_pair, pairs), strict=True))
+
+
+def render_matrix(names: Sequence[str], cells: Mapping[Pair, Cell]) -> str:
+    """Returns the matrix as text: a row per source, a column per target, `seen` and, where it differs, `expected`."""
+    width = max(len(name) for name in names) + 2
+    head = "from \\ to".ljust(width) + "".join(name.ljust(width) for name in names)
+    rows = [
+        source.ljust(width) + "".join(_render_cell(cells.get((source, target))).ljust(width) for target in names)
+        for source in names
+    ]
+    return "\n".join([head, *rows])
+
+
+def _render_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    if cell.is_right:
+        return "yes" if cell.expected else "no"
+    return f"{'/'.join(cell.outcomes) or 'no address'}!"
