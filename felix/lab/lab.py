@@ -282,8 +282,6 @@ class Lab:
         self.fabric.configure(
             f"link add {host.name} type veth peer name eth0 netns {host.namespace}",
             f"link set {host.name} master fabric up",
-            f"route add {host.addresses.block_v4} via {host.ipv4}",
-            f"route add {host.addresses.block_v6} via {host.ipv6}",
         )
         host.configure(
             "link set lo up",
