@@ -6,7 +6,7 @@ Nodes are values: two trees are equal exactly when their canonical texts are. No
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -82,13 +82,13 @@ def negation(operand: Node) -> Node:
     return operand.operand if isinstance(operand, Not) else Not(operand)
 
 
-def all_of(operands: list[Node]) -> Node:
+def all_of(operands: Sequence[Node]) -> Node:
     """Returns what matches when all of one or more operands do; conjunctions inside are flattened."""
     flat = [inner for node in operands for inner in (node.operands if isinstance(node, And) else (node,))]
     return flat[0] if len(flat) == 1 else And(tuple(flat))
 
 
-def any_of(operands: list[Node]) -> Node:
+def any_of(operands: Sequence[Node]) -> Node:
     """Returns what matches when any of one or more operands does; disjunctions inside are flattened."""
     flat = [inner for node in operands for inner in (node.operands if isinstance(node, Or) else (node,))]
     return flat[0] if len(flat) == 1 else Or(tuple(flat))
