@@ -176,6 +176,10 @@ class EtcdClient:
         link, stream = await self._attempt(act, wire.WATCH.name, is_repeatable=True)
         try:
             yield stream
+        except EtcdUnavailable:
+            link.is_suspect = True
+            self._turn_from(link.endpoint)
+            raise
         finally:
             await stream.close()
             await self._release(link)
@@ -285,4 +289,4 @@ async def _exchange(line: Line, method: Method[Q, R], request: Q) -> R:
     try:
         return await call(request, timeout=line.timeout_s, metadata=line.metadata)
     except grpc.aio.AioRpcError as error:
-        raise translate(error.code(), error.details() or "", line.where) from error
+        raise translate(error.code().name, error.details() or "", line.where) from error

@@ -13,8 +13,6 @@ StoreReplaced       another cluster answers, or one that went back in time
 
 from __future__ import annotations
 
-import grpc
-
 from felix.errors import Blame, PeerError, Remedy, ResyncRequired
 
 
@@ -74,38 +72,38 @@ _UNSENT = ("failed to connect", "connections to all backends failing", "dns reso
 _NO_TOKEN = ("user name is empty", "invalid auth token", "revision of auth store is old")
 
 
-def translate(code: grpc.StatusCode, details: str, where: str) -> PeerError:
-    """Returns the error that a gRPC status means; `where` names act, object and endpoint for its text."""
-    text = f"{where}: {details or code.name}"
+def translate(code: str, details: str, where: str) -> PeerError:
+    """Returns the error that a gRPC status means. code: its name; where: act and endpoint, for the error's text."""
+    text = f"{where}: {details or code}"
     told = details.lower()
     match code:
-        case grpc.StatusCode.UNAUTHENTICATED:
+        case "UNAUTHENTICATED":
             return TokenRefused(text)
-        case grpc.StatusCode.INVALID_ARGUMENT if any(part in told for part in _NO_TOKEN):
+        case "INVALID_ARGUMENT" if any(part in told for part in _NO_TOKEN):
             return TokenRefused(text)
-        case grpc.StatusCode.INVALID_ARGUMENT if "authentication failed" in told:
+        case "INVALID_ARGUMENT" if "authentication failed" in told:
             return AuthenticationFailed(text)
-        case grpc.StatusCode.PERMISSION_DENIED:
+        case "PERMISSION_DENIED":
             return PermissionDenied(text)
-        case grpc.StatusCode.OUT_OF_RANGE if "compacted" in told:
+        case "OUT_OF_RANGE" if "compacted" in told:
             return Compacted(text)
-        case grpc.StatusCode.OUT_OF_RANGE if "future revision" in told:
+        case "OUT_OF_RANGE" if "future revision" in told:
             return StoreReplaced(text)
-        case grpc.StatusCode.NOT_FOUND if "lease" in told:
+        case "NOT_FOUND" if "lease" in told:
             return LeaseLost(text)
-        case grpc.StatusCode.RESOURCE_EXHAUSTED if "space exceeded" in told:
+        case "RESOURCE_EXHAUSTED" if "space exceeded" in told:
             return StoreFull(text)
         case (
-            grpc.StatusCode.INVALID_ARGUMENT
-            | grpc.StatusCode.NOT_FOUND
-            | grpc.StatusCode.ALREADY_EXISTS
-            | grpc.StatusCode.FAILED_PRECONDITION
-            | grpc.StatusCode.OUT_OF_RANGE
-            | grpc.StatusCode.UNIMPLEMENTED
+            "INVALID_ARGUMENT"
+            | "NOT_FOUND"
+            | "ALREADY_EXISTS"
+            | "FAILED_PRECONDITION"
+            | "OUT_OF_RANGE"
+            | "UNIMPLEMENTED"
         ):
             return EtcdRefused(text)
         case _:
-            is_unsent = code is grpc.StatusCode.UNAVAILABLE and any(part in told for part in _UNSENT)
+            is_unsent = code == "UNAVAILABLE" and any(part in told for part in _UNSENT)
             return EtcdUnavailable(text, is_unsent=is_unsent)
 
 

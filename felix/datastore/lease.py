@@ -25,7 +25,7 @@ async def keep_alive(line: Line, lease: int) -> int:
         await call.write(pb.LeaseKeepAliveRequest(ID=lease))
         response = await call.read()
     except grpc.aio.AioRpcError as error:
-        raise translate(error.code(), error.details() or "", line.where) from error
+        raise translate(error.code().name, error.details() or "", line.where) from error
     finally:
         call.cancel()
     if not isinstance(response, pb.LeaseKeepAliveResponse):

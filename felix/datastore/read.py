@@ -12,21 +12,21 @@ from felix.datastore.faults import EtcdUnavailable, translate, translate_cancel
 from felix.datastore.load import Line
 from felix.datastore.messages import WATCH, read_events, read_proven_revision
 from felix.datastore.rpc import etcd_pb2 as pb
-from felix.datastore.types import Update, WatchBatch
+from felix.datastore.types import Header, Update, WatchBatch
 
 WatchCall = grpc.aio.StreamStreamCall[pb.WatchRequest, pb.WatchResponse]
 WatchMethod = grpc.aio.StreamStreamMultiCallable[pb.WatchRequest, pb.WatchResponse]
 
 
 class WatchStream:
-    """An open watch. `revision` is what the store had reached when the watch was created.
+    """An open watch. `header` tells the store and what it had reached when the watch was created.
 
     Iterate over it, or `read` with a limit of patience; either raises EtcdUnavailable when the stream broke and
     Compacted when the watch fell behind a compaction. Only one reader at a time.
     """
 
     def __init__(self, call: WatchCall, where: str, timeout_s: float) -> None:
-        self.revision = 0
+        self.header = Header(0, 0)
         self._call = call
         self._where = where
         self._timeout_s = timeout_s
@@ -39,7 +39,7 @@ class WatchStream:
         response = await self._receive(self._timeout_s)
         if response is None:
             raise EtcdUnavailable(f"{self._where}: no answer within {self._timeout_s:.1f} s")
-        self.revision = response.header.revision
+        self.header = Header(response.header.cluster_id, response.header.revision)
 
     async def read(self, timeout_s: float | None = None) -> WatchBatch | None:
         """Returns the next batch, or None when nothing came for `timeout_s`; the stream can be read on after that."""
@@ -81,7 +81,7 @@ class WatchStream:
         except TimeoutError as error:
             raise EtcdUnavailable(f"{self._where}: nothing taken for {self._timeout_s:.1f} s") from error
         except grpc.aio.AioRpcError as error:
-            raise translate(error.code(), error.details() or "", self._where) from error
+            raise translate(error.code().name, error.details() or "", self._where) from error
         except asyncio.InvalidStateError:
             return  # the call has ended already, and reading tells why
 
@@ -97,11 +97,11 @@ class WatchStream:
             raise EtcdUnavailable(f"{self._where}: the connection was closed")
         error = reading.exception()
         if isinstance(error, grpc.aio.AioRpcError):
-            raise translate(error.code(), error.details() or "", self._where) from error
+            raise translate(error.code().name, error.details() or "", self._where) from error
         response = reading.result()
         if not isinstance(response, pb.WatchResponse):
             details = await self._call.details()
-            raise translate(await self._call.code(), details or "the server ended the stream", self._where)
+            raise translate((await self._call.code()).name, details or "the server ended the stream", self._where)
         if response.canceled:  # an answer may be created and canceled at once: compacted, no right, bad token
             raise translate_cancel(response.cancel_reason, response.compact_revision, self._where)
         return response
