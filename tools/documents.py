@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from felix.config.document import render_exit_codes, render_settings
+from felix.obs.metrics import render_metrics
 from tools.checks.sources import ROOT
 
 RENDER_BY_PATH: Mapping[str, Callable[[], str]] = {
     "docs/config.md": render_settings,
     "docs/exit-codes.md": render_exit_codes,
+    "docs/metrics.md": render_metrics,
 }
 
 

@@ -29,7 +29,7 @@ MEANING_BY_CODE: dict[ExitCode, str] = {
     ExitCode.UNAVAILABLE: "This host lacks a program, a kernel feature or a permission that the command needs.",
     ExitCode.BUG: "Felix itself is wrong; please report the traceback.",
     ExitCode.PEER_AWAY: "etcd, BIRD or another peer is away or failed; the same command may succeed later.",
-    ExitCode.BAD_SETTING: "A setting of the environment or the file cannot be used; it is named. Restarting is useless.",
+    ExitCode.BAD_SETTING: "A setting of the environment or the file cannot be used; it is named. A restart is no use.",
     ExitCode.RESTART_WANTED: "`felix run`: a setting changed that takes a new start. The supervisor starts it again.",
 }
 
