@@ -12,7 +12,7 @@ setup:    ## everything a fresh Debian machine needs: packages, .venv; quick whe
 	@tools/setup
 
 demo: setup ## the main job on virtual hosts, watched step by step (needs root)
-	@$(BIN)/felix lab demo
+	@$(BIN)/felix lab demo $(if $(KEEP),--keep)
 
 test: setup ## all tests, also on the real kernel, etcd and BIRD (needs root for those)
 	@tools/test

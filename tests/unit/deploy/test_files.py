@@ -1,0 +1,65 @@
+"""Files for deployment agree with the program: settings load, alerts ask for metrics that exist, the unit is sound."""
+
+import configparser
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from felix.config.exits import ExitCode
+from felix.config.load import load_file
+from felix.config.resolve import resolve
+from felix.obs.metrics import Metrics
+
+DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
+ALERTS = DEPLOY / "prometheus" / "felix-alerts.yaml"
+
+
+class Alert(msgspec.Struct):
+    alert: str
+    expr: str
+    annotations: dict[str, str]
+
+
+class Group(msgspec.Struct):
+    name: str
+    rules: list[Alert]
+
+
+class Alerts(msgspec.Struct):
+    groups: list[Group]
+
+
+def test_example_settings_are_good() -> None:
+    resolved = resolve((load_file(DEPLOY / "felix.cfg"),))
+    assert resolved.problems == ()
+    assert resolved.notices == ()
+    assert resolved.settings.health_enabled
+
+
+def test_alerts_ask_only_for_metrics_that_exist() -> None:
+    alerts = msgspec.convert(yaml.safe_load(ALERTS.read_text(encoding="utf-8")), Alerts)
+    exposed = {row.name for row in Metrics().rows}
+    for alert in alerts.groups[0].rules:
+        for name in re.findall(r"\bfelix_\w+", alert.expr):
+            assert name.removesuffix("_bucket") in exposed, alert.alert
+        assert "summary" in alert.annotations
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_alerts_pass_the_check_of_prometheus() -> None:
+    subprocess.run(["promtool", "check", "rules", str(ALERTS)], check=True, capture_output=True, timeout=30)
+
+
+def test_unit_notifies_is_watched_and_is_not_restarted_for_bad_settings() -> None:
+    unit = configparser.RawConfigParser(strict=False)
+    unit.read(DEPLOY / "systemd" / "felix.service", encoding="utf-8")
+    service = unit["Service"]
+    assert service["Type"] == "notify"
+    assert service["WatchdogSec"] == "60s"
+    assert service["RestartPreventExitStatus"] == str(ExitCode.BAD_SETTING.value)
+    assert "CAP_NET_ADMIN" in service["CapabilityBoundingSet"]
