@@ -61,9 +61,12 @@ def is_shell(path: str) -> bool:
 def find_impurities(path: str, source: str) -> list[Finding]:
     """Returns what the file at `path` does but may not do, in line order; empty for a good file.
 
-    Raises SyntaxError when `source` is no Python.
+    A file that is no Python is one finding.
     """
-    tree = ast.parse(source, path)
+    try:
+        tree = ast.parse(source, path)
+    except SyntaxError as error:
+        return [Finding(path, error.lineno or 0, f"is no Python: {error.msg}")]
     findings = [Finding(path, *lapse) for lapse in _folder_lapses(PurePosixPath(path).parts, tree)]
     if not is_shell(path):
         findings += [Finding(path, *lapse) for lapse in _pure_lapses(tree)]

@@ -65,3 +65,8 @@ def test_plugin_that_imports_a_package_is_found() -> None:
     assert find_impurities("felix/plugins/cni/main.py", "import msgspec")
     assert find_impurities("felix/plugins/cni/main.py", "from felix.model import net")
     assert find_impurities("felix/plugins/cni/main.py", "import json, socket") == []
+
+
+def test_file_that_is_no_python_is_found() -> None:
+    (finding,) = find_impurities("felix/calc/graph.py", "x = (\n")
+    assert "no Python" in finding.reason
