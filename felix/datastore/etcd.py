@@ -203,7 +203,9 @@ class EtcdClient:
         has_renewed = False
         while True:
             endpoint = self._endpoints[0]
-            left_s = (deadline - monotonic_s()) / (len(self._endpoints) - failures)
+            # a read leaves time for the other endpoints, a write that got no answer is not sent to them anyway
+            share = len(self._endpoints) - failures if is_repeatable else 1
+            left_s = (deadline - monotonic_s()) / share
             link = self._use(endpoint)
             try:
                 if not self._has_token:
@@ -253,7 +255,7 @@ class EtcdClient:
         """`endpoint` is tried last from now on; unless another call turned from it before."""
         if self._endpoints[0] == endpoint and len(self._endpoints) > 1:
             self._endpoints.append(self._endpoints.pop(0))
-            log.info("etcd endpoint %s does not answer, turning to %s", endpoint.target, self.endpoint)
+            log.debug("etcd endpoint %s does not answer, turning to %s", endpoint.target, self.endpoint)
 
     def _use(self, endpoint: Endpoint) -> _Link:
         """Returns the link to `endpoint`, with the present TLS files if it failed before; to be released."""

@@ -115,7 +115,6 @@ class Merge:
             return []
         # the revisions of another history compare with nothing
         self._revision_by_key = dict.fromkeys(self._revision_by_key, 0)
-        self._revision = 0
         return [ClusterChanged(old_id, page.cluster_id, old_revision, page.revision)]
 
     def _finish_snapshot(self, seen: dict[str, None]) -> list[StreamItem]:

@@ -45,7 +45,8 @@ class DatastoreWatch:
     """Hands every change between `start` and `end` (exclusive) to `sink`, in order, through every failure of etcd.
 
     See `Merge` for what the items promise. `sink` must not wait. For health: `is_connected`, `last_heard_at`
-    (monotonic seconds of the last word from etcd, 0 before it), `failure` (text, empty when well), and counts.
+    (monotonic seconds of the last word from etcd, 0 before it), `failure` (text, empty when well), and how
+    often it resynced and connected.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class DatastoreWatch:
         self.last_heard_at = 0.0
         self.failure = ""
         self.resyncs = 0
-        self.reconnects = 0
+        self.connects = 0
         self._client = client
         self._range = (start, end)
         self._sink = sink
@@ -106,9 +107,10 @@ class DatastoreWatch:
                 # a member that lags, or a store that went back in time: etcd would wait in silence for either
                 header = await self._client.get_header(self._range[0])
             self._merge.check_store(header)
-            self._note_success()
+            self._note_connected()
             while True:
                 await self._follow_once(stream)
+                self._failures = 0  # not before: etcd cancels a watch that it cannot serve after having created it
 
     async def _follow_once(self, stream: WatchStream) -> None:
         batch = await stream.read(self._pace.probe_s)
@@ -124,17 +126,17 @@ class DatastoreWatch:
         for item in items:
             self._sink(item)
 
-    def _note_success(self) -> None:
-        self.reconnects += 1
+    def _note_connected(self) -> None:
         if self._failures:
             log.info("etcd watch is back after %d attempts", self._failures)
-        self.is_connected, self.failure, self._failures = True, "", 0
-        self.last_heard_at = self._logged_at = monotonic_s()
+        self.connects += 1
+        self.is_connected, self.failure = True, ""
+        self.last_heard_at = monotonic_s()
 
     def _note_failure(self, error: PeerError) -> None:
         self.is_connected, self.failure = False, str(error)
         self._failures += 1
         now = monotonic_s()
-        if self._failures == 1 or now - self._logged_at >= _LOG_EVERY_S:
+        if not self._logged_at or now - self._logged_at >= _LOG_EVERY_S:
             self._logged_at = now
             log.warning("etcd watch interrupted (attempt %d): %s", self._failures, error)

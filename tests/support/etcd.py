@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ETCD = shutil.which("etcd") or "/usr/bin/etcd"
-_FAST = ("--heartbeat-interval=30", "--election-timeout=300", "--log-level=error", "--logger=zap")
+_QUIET = ("--log-level=error", "--logger=zap")
+_ALONE = ("--heartbeat-interval=30", "--election-timeout=300")  # nobody to lose an election to, on any busy machine
+_TOGETHER = ("--heartbeat-interval=100", "--election-timeout=1000")
 
 
 def free_ports(count: int) -> list[int]:
@@ -62,7 +64,8 @@ class EtcdServer:
         assert self._process is None
         command = [
             ETCD,
-            *_FAST,
+            *_QUIET,
+            *(_TOGETHER if "," in self._cluster else _ALONE),
             *self._options,
             f"--name={self.name}",
             f"--data-dir={self.directory}/data",
@@ -108,10 +111,11 @@ class EtcdServer:
             self._process.wait()
             self._process = None
 
-    def wipe(self) -> None:
-        """The data are gone; the next start makes another cluster. While stopped."""
+    def replace(self) -> None:
+        """The data are gone, and the next start makes another cluster at the same endpoint. While stopped."""
         assert self._process is None
         shutil.rmtree(self.directory / "data", ignore_errors=True)
+        self._options = (*self._options, "--initial-cluster-token=replaced")
 
     def remove(self) -> None:
         """The server and everything of it are gone."""
