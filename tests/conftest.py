@@ -6,7 +6,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# How long one example takes says more about the machine's other work than about the code.
+hypothesis.settings.register_profile("felix", deadline=None)
+hypothesis.settings.load_profile("felix")
 
 GOLDEN = Path(__file__).parent / "golden" / "expected"
 
