@@ -12,8 +12,8 @@ The rules are those of Calico:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
+from felix.model.records import EntityRule, WorkloadEndpoint
 from felix.selector.ast import NAMESPACE_LABEL, All, Compare, Node, all_of, prefix_labels
 from felix.selector.parse import Selector, make_selector, parse
 
@@ -24,18 +24,7 @@ SERVICE_ACCOUNT_PREFIX = "pcsa."
 NAMESPACE_PROFILE_PREFIX = "kns."
 
 
-class EntityTexts(Protocol):
-    """The selectors of one side of a rule; an empty text is a selector that was not given."""
-
-    @property
-    def selector(self) -> str: ...
-    @property
-    def not_selector(self) -> str: ...
-    @property
-    def namespace_selector(self) -> str: ...
-
-
-def rule_selectors(policy_namespace: str, entity: EntityTexts) -> tuple[Selector | None, Selector | None]:
+def rule_selectors(policy_namespace: str, entity: EntityRule) -> tuple[Selector | None, Selector | None]:
     """Returns the selector that one side of a rule must satisfy and the one that it must not; None: no condition.
 
     policy_namespace: empty for a policy or profile that is in none.
@@ -80,19 +69,17 @@ def _join(conditions: list[Node]) -> Selector | None:
     return make_selector(all_of(telling) if telling else All())
 
 
-def workload_labels(
-    namespace: str, orchestrator: str, service_account: str, labels: Mapping[str, str]
-) -> dict[str, str]:
+def endpoint_labels(endpoint: WorkloadEndpoint) -> dict[str, str]:
     """Returns the labels by which selectors see a workload endpoint, without those of its profiles.
 
     What says where it is comes from the record itself: a workload cannot pretend to be in another namespace.
     """
-    own = _strip_reserved(labels)
-    own[NAMESPACE_LABEL] = namespace
-    if orchestrator:
-        own[ORCHESTRATOR_LABEL] = orchestrator
-    if service_account:
-        own[SERVICE_ACCOUNT_LABEL] = service_account
+    own = _strip_reserved(endpoint.metadata.labels)
+    own[NAMESPACE_LABEL] = endpoint.metadata.namespace
+    if endpoint.spec.orchestrator:
+        own[ORCHESTRATOR_LABEL] = endpoint.spec.orchestrator
+    if endpoint.spec.service_account_name:
+        own[SERVICE_ACCOUNT_LABEL] = endpoint.spec.service_account_name
     return own
 
 

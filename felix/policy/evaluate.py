@@ -1,0 +1,272 @@
+"""The reference meaning of policy: what happens to a packet in a given world, written to be read, not to be fast.
+
+Everything that renders policy into a kernel has to agree with this file. It looks at stored records directly, scans
+all of them for every question, and shares with calculation nothing but the conversion of texts and the sort keys.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, assert_never
+
+from felix.calc.desired import Action, IcmpMatch, PortRange
+from felix.model.keys import ResourceKey
+from felix.model.net import Net, parse_net
+from felix.model.records import (
+    GlobalNetworkPolicy,
+    GlobalNetworkSet,
+    HostEndpoint,
+    NetworkPolicy,
+    NetworkSet,
+    Profile,
+    StagedGlobalNetworkPolicy,
+    StagedNetworkPolicy,
+    Tier,
+    WorkloadEndpoint,
+)
+from felix.policy.order import PolicyPlace, TierPlace, place_of_missing_tier, policy_sort_key, tier_sort_key
+from felix.policy.packet import Packet
+from felix.policy.rules import ScopedEntity, ScopedRule, scope_rule
+from felix.policy.scope import (
+    endpoint_labels,
+    host_endpoint_labels,
+    network_set_labels,
+    network_set_parents,
+    policy_selector,
+)
+from felix.selector.parse import Selector
+
+Policy = GlobalNetworkPolicy | NetworkPolicy | StagedGlobalNetworkPolicy | StagedNetworkPolicy
+
+
+class Direction(enum.Enum):
+    """Seen from the endpoint: INGRESS is towards it, EGRESS away from it."""
+
+    INGRESS = "Ingress"
+    EGRESS = "Egress"
+
+
+class Step(NamedTuple):
+    """One thing that had a say about a packet, in order.
+
+    endpoint, direction: whose policy. tier: empty for profiles and for the end of all.
+    policy: the policy or profile, None for the end of a tier or of all. rule: its index in that direction's list, or
+    None. action: what it did; LOG and PASS let the packet go on.
+    """
+
+    endpoint: ResourceKey
+    direction: Direction
+    tier: str
+    policy: ResourceKey | None
+    rule: int | None
+    action: Action
+
+
+class _RuleStep(NamedTuple):
+    rule: int
+    action: Action
+
+
+class Verdict(NamedTuple):
+    """Whether the packet passes, and every step that led to it; the last one decided."""
+
+    allowed: bool
+    trace: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class World:
+    """All records that policy depends on, by key."""
+
+    workloads: Mapping[ResourceKey, WorkloadEndpoint] = field(default_factory=dict)
+    host_endpoints: Mapping[ResourceKey, HostEndpoint] = field(default_factory=dict)
+    profiles: Mapping[ResourceKey, Profile] = field(default_factory=dict)
+    tiers: Mapping[ResourceKey, Tier] = field(default_factory=dict)
+    policies: Mapping[ResourceKey, Policy] = field(default_factory=dict)
+    network_sets: Mapping[ResourceKey, NetworkSet | GlobalNetworkSet] = field(default_factory=dict)
+
+
+def evaluate(world: World, packet: Packet, host: str | None = None) -> Verdict:
+    """Returns what becomes of a packet that hosts forward: egress of its source, then ingress of its destination.
+
+    Addresses that are no workload's have no policy of their own here. host: only workloads of this node are asked;
+    None: all are, as if the packet crossed both hosts. A packet that concerns no workload is allowed.
+    """
+    trace: list[Step] = []
+    for address, direction in ((packet.source_net, Direction.EGRESS), (packet.destination_net, Direction.INGRESS)):
+        owner = find_workload(world, address)
+        if owner is None or host not in (None, world.workloads[owner].spec.node):
+            continue
+        verdict = evaluate_endpoint(world, owner, direction, packet)
+        trace.extend(verdict.trace)
+        if not verdict.allowed:
+            return Verdict(False, tuple(trace))
+    return Verdict(True, tuple(trace))
+
+
+def evaluate_endpoint(world: World, endpoint: ResourceKey, direction: Direction, packet: Packet) -> Verdict:
+    """Returns what one workload endpoint's policy says about a packet in one direction: tiers, profiles, then deny."""
+    trace: list[Step] = []
+    for tier, policies in find_tiers(world, endpoint, direction):
+        action = None
+        for key in policies:
+            steps = list(_find_steps(world, key, direction, packet))
+            trace.extend(Step(endpoint, direction, tier.name, key, number, done) for number, done in steps)
+            action = steps[-1].action if steps else None
+            if action not in (None, Action.LOG):
+                break
+        if action in (None, Action.LOG):
+            action = tier.default_action
+            trace.append(Step(endpoint, direction, tier.name, None, None, action))
+        if action is not Action.PASS:
+            return Verdict(action is Action.ALLOW, tuple(trace))
+    for key in find_profiles(world, endpoint):
+        steps = list(_find_steps(world, key, direction, packet))
+        trace.extend(Step(endpoint, direction, "", key, number, done) for number, done in steps)
+        if steps and steps[-1].action in (Action.ALLOW, Action.DENY):
+            return Verdict(steps[-1].action is Action.ALLOW, tuple(trace))
+    trace.append(Step(endpoint, direction, "", None, None, Action.DENY))
+    return Verdict(False, tuple(trace))
+
+
+def find_tiers(world: World, endpoint: ResourceKey, direction: Direction) -> list[tuple[TierPlace, list[ResourceKey]]]:
+    """Returns the tiers that decide about an endpoint, in order, each with its policies in order (at least one)."""
+    labels = get_labels(world, endpoint)
+    places_by_tier: dict[TierPlace, list[tuple[PolicyPlace, ResourceKey]]] = {}
+    for key, policy in world.policies.items():
+        if not is_enforced_on_workloads(policy) or direction.value not in policy.spec.types:
+            continue
+        if get_selector(key, policy).matches(labels):
+            place = policy_sort_key(key, policy.spec.tier, policy.spec.order)
+            places_by_tier.setdefault(get_tier_place(world, place.tier), []).append((place, key))
+    return [(tier, [key for _, key in sorted(places)]) for tier, places in sorted(places_by_tier.items())]
+
+
+def get_tier_place(world: World, name: str) -> TierPlace:
+    """Returns where a tier stands and how it ends, stored or not."""
+    tier = world.tiers.get(ResourceKey("Tier", "", name))
+    return tier_sort_key(name, tier.spec.order, tier.spec.default_action) if tier else place_of_missing_tier(name)
+
+
+def get_selector(key: ResourceKey, policy: Policy) -> Selector:
+    """Returns the selector of the endpoints that a policy applies to."""
+    if isinstance(policy, GlobalNetworkPolicy | StagedGlobalNetworkPolicy):
+        return policy_selector("", policy.spec.selector, policy.spec.namespace_selector)
+    return policy_selector(key.namespace, policy.spec.selector)
+
+
+def is_enforced_on_workloads(policy: Policy) -> bool:
+    """Whether a policy decides about workloads: staged ones about nothing, untracked and pre-DNAT ones about hosts."""
+    match policy:
+        case NetworkPolicy():
+            return True
+        case GlobalNetworkPolicy():
+            return not (policy.spec.do_not_track or policy.spec.pre_dnat)
+        case StagedNetworkPolicy() | StagedGlobalNetworkPolicy():
+            return False
+        case _:
+            assert_never(policy)
+
+
+def find_profiles(world: World, endpoint: ResourceKey) -> list[ResourceKey]:
+    """Returns the profiles of an endpoint that exist, in the order of its record; a missing one contributes nothing."""
+    keys = [ResourceKey("Profile", "", name) for name in world.workloads[endpoint].spec.profiles]
+    return [key for key in keys if key in world.profiles]
+
+
+def _find_steps(world: World, key: ResourceKey, direction: Direction, packet: Packet) -> Iterator[_RuleStep]:
+    """Yields the rules of a policy or profile that match, in order, up to and including the first that decides."""
+    spec = world.profiles[key].spec if key.kind == "Profile" else world.policies[key].spec
+    rules = spec.ingress if direction is Direction.INGRESS else spec.egress
+    for number, rule in enumerate(rules):
+        scoped = scope_rule(key.namespace, rule)
+        if is_match(world, scoped, packet):
+            yield _RuleStep(number, scoped.action)
+            if scoped.action is not Action.LOG:
+                return
+
+
+def is_match(world: World, rule: ScopedRule, packet: Packet) -> bool:
+    """Whether all conditions of a rule hold for a packet."""
+    return (
+        rule.ip_version in (None, packet.version)
+        and rule.protocol in (None, packet.protocol)
+        and (rule.not_protocol is None or rule.not_protocol != packet.protocol)
+        and (rule.icmp is None or _is_icmp(rule.icmp, packet))
+        and (rule.not_icmp is None or not _is_icmp(rule.not_icmp, packet))
+        and _is_side_match(world, rule.source, packet.source_net, packet.source_port)
+        and _is_side_match(world, rule.destination, packet.destination_net, packet.destination_port)
+    )
+
+
+def _is_icmp(icmp: IcmpMatch, packet: Packet) -> bool:
+    return packet.icmp_type == icmp.type and icmp.code in (None, packet.icmp_code)
+
+
+def _is_side_match(world: World, side: ScopedEntity, address: Net, port: int | None) -> bool:
+    return (
+        (side.nets is None or any(_is_inside(address, net) for net in side.nets))
+        and not any(_is_inside(address, net) for net in side.not_nets)
+        and (side.selector is None or is_member(world, side.selector, address))
+        and (side.not_selector is None or not is_member(world, side.not_selector, address))
+        and (side.ports is None or _is_port_in(port, side.ports))
+        and not _is_port_in(port, side.not_ports)
+    )
+
+
+def _is_inside(address: Net, net: Net) -> bool:
+    # Never for the other family: a condition on nets fails for it, an exception of nets says nothing about it.
+    return address.version == net.version and net.value <= address.value <= net.last
+
+
+def _is_port_in(port: int | None, ranges: tuple[PortRange, ...]) -> bool:
+    return port is not None and any(ports.first <= port <= ports.last for ports in ranges)
+
+
+def is_member(world: World, selector: Selector, address: Net) -> bool:
+    """Whether an address belongs to an endpoint, or lies in a net of a network set, that a selector matches."""
+    return any(
+        _is_inside(address, parse_net(text))
+        for key, texts in find_nets(world)
+        for text in texts
+        if selector.matches(get_labels(world, key))
+    )
+
+
+def find_nets(world: World) -> Iterator[tuple[ResourceKey, Sequence[str]]]:
+    """Yields everything that selectors can name, with its addresses or nets."""
+    for key, workload in world.workloads.items():
+        yield key, workload.spec.ip_networks
+    for key, host_endpoint in world.host_endpoints.items():
+        yield key, host_endpoint.spec.expected_ips
+    for key, network_set in world.network_sets.items():
+        yield key, network_set.spec.nets
+
+
+def get_labels(world: World, key: ResourceKey) -> dict[str, str]:
+    """Returns the effective labels of an endpoint or network set: those of its profiles in order, its own over all."""
+    parents: Sequence[str]
+    if key in world.workloads:
+        workload = world.workloads[key]
+        own, parents = endpoint_labels(workload), workload.spec.profiles
+    elif key in world.host_endpoints:
+        host_endpoint = world.host_endpoints[key]
+        own, parents = host_endpoint_labels(host_endpoint.metadata.labels), host_endpoint.spec.profiles
+    else:
+        network_set = world.network_sets[key]
+        own = network_set_labels(key.namespace, network_set.metadata.labels)
+        parents = network_set_parents(key.namespace)
+    merged: dict[str, str] = {}
+    for name in parents:
+        profile = world.profiles.get(ResourceKey("Profile", "", name))
+        if profile is not None:
+            merged.update(profile.spec.labels_to_apply)
+    return merged | own
+
+
+def find_workload(world: World, address: Net) -> ResourceKey | None:
+    """Returns the workload that owns an address; of several that claim it, the one with the lowest key."""
+    claims = [key for key, workload in world.workloads.items() if address in map(parse_net, workload.spec.ip_networks)]
+    return min(claims, default=None)
