@@ -1,0 +1,96 @@
+"""What is in the table whatever the endpoints are: hooks, the gate in front of policy, and the sets they look into.
+
+`accept` ends the base chain that it is in and no other, so one hook has two base chains: the first asks the policy of
+the workload that a packet comes from, the second that of the workload it goes to. With empty maps nothing passes.
+"""
+
+from __future__ import annotations
+
+from felix.dataplane.nft.stack import DENIED_COUNTER
+from felix.dataplane.nft.types import ElementShape, Lines, NftConfig, ObjectName, ToHostAction
+
+FROM_WORKLOAD = "dispatch-from"
+TO_WORKLOAD = "dispatch-to"
+CLAIMED = "claimed"
+SOURCES4 = "sources4"
+SOURCES6 = "sources6"
+DISPATCH_SHAPES = {
+    FROM_WORKLOAD: ElementShape.NAME_CHAIN,
+    TO_WORKLOAD: ElementShape.NAME_CHAIN,
+    CLAIMED: ElementShape.NAME,
+    SOURCES4: ElementShape.NAME_IPV4,
+    SOURCES6: ElementShape.NAME_IPV6,
+}
+"""The maps and sets whose elements open an endpoint; they change together or not at all."""
+
+COUNTERS = {
+    "spoofed": "from a workload, with a source address that is not its own",
+    "unclaimed": "from or to a workload interface without endpoint",
+    "advertised": "router advertisements and redirects from workloads",
+    "to-host": "from a workload to this host, closed by default",
+    DENIED_COUNTER: "by the default of a tier, a missing policy, or because nothing allowed it",
+}
+"""Counters of dropped packets, with what they count."""
+
+# Sent by every IPv6 host before anybody can know it: MLD, and ND without router advertisement and redirect.
+_DISCOVERY = "icmpv6 type { 131, 132, 133, 135, 136, 143 }"
+_ADVERTISING = "icmpv6 type { 134, 137 }"
+_DUPLICATE_DETECTION = "icmpv6 type { 131, 133, 135, 143 }"
+
+
+def declare(shape: ElementShape) -> Lines:
+    """Returns the lines that declare a set or map of that shape."""
+    type_line = f"type {shape.value.removesuffix(' interval')}"
+    return (type_line, "flags interval") if shape.is_range else (type_line,)
+
+
+def base_objects() -> dict[ObjectName, Lines]:
+    """Returns the counters, sets and maps that base chains refer to."""
+    objects: dict[ObjectName, Lines] = {ObjectName("counter", name): () for name in COUNTERS}
+    for name, shape in DISPATCH_SHAPES.items():
+        objects[ObjectName("map" if shape.is_map else "set", name)] = declare(shape)
+    return objects
+
+
+def base_chains(config: NftConfig) -> dict[str, Lines]:
+    """Returns base chains and the chains that they go to before any policy; none refers to one behind it."""
+    from_workload = [f'iifname "{prefix}*" goto' for prefix in config.interface_prefixes]
+    to_workload = [f'oifname "{prefix}*" goto' for prefix in config.interface_prefixes]
+    return {
+        "gate-source": (
+            f"iifname != @{CLAIMED} {_drop('unclaimed')}",
+            f"{_ADVERTISING} {_drop('advertised')}",
+            f"iifname . ip saddr @{SOURCES4} accept",
+            f"iifname . ip6 saddr @{SOURCES6} accept",
+            f"ip6 saddr fe80::/10 {_DISCOVERY} accept",
+            f"ip6 saddr :: {_DUPLICATE_DETECTION} accept",
+            _drop("spoofed"),
+        ),
+        "gate-from": (f"iifname vmap @{FROM_WORKLOAD}", _drop("unclaimed")),
+        "gate-to": (f"oifname vmap @{TO_WORKLOAD}", _drop("unclaimed")),
+        "gate-to-host": (
+            f"iifname @{CLAIMED} {_DISCOVERY} accept",
+            f"iifname vmap @{FROM_WORKLOAD}",
+            _drop("unclaimed"),
+        ),
+        "gate-host": (
+            "ct state 0x2,0x4 accept",
+            f"iifname @{CLAIMED} {_DISCOVERY} accept",
+            _drop("to-host") if config.to_host is ToHostAction.DROP else "accept",
+        ),
+        "gate-from-host": (f"oifname @{CLAIMED} accept", _drop("unclaimed")),
+        "prerouting": (_hook("prerouting", -300), *(f"{rule} gate-source" for rule in from_workload)),
+        "input": (_hook("input", 0), *(f"{rule} gate-to-host" for rule in from_workload)),
+        "input-default": (_hook("input", 1), *(f"{rule} gate-host" for rule in from_workload)),
+        "forward-egress": (_hook("forward", 0), *(f"{rule} gate-from" for rule in from_workload)),
+        "forward-ingress": (_hook("forward", 1), *(f"{rule} gate-to" for rule in to_workload)),
+        "output": (_hook("output", 0), *(f"{rule} gate-from-host" for rule in to_workload)),
+    }
+
+
+def _hook(hook: str, priority: int) -> str:
+    return f"type filter hook {hook} priority {priority}; policy accept;"
+
+
+def _drop(counter: str) -> str:
+    return f'counter name "{counter}" drop'

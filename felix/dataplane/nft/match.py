@@ -1,0 +1,239 @@
+"""The conditions of one rule as nft text, in exactly the form in which nft lists them.
+
+Chains read from the kernel are compared as text, so what is written here has to come back unchanged; the contract test
+writes generated rules and lists them. Scars of nft 1.0.6 that shaped this file:
+
+- anonymous sets come back sorted, with neighbours merged, and a set of one element comes back without braces;
+- `meta nfproto` in front of ICMP of the same family is left out of the listing, `ip version 4` is not;
+- two `!=` terms on type and code list like NOT (type and code) but are something else; a concatenation is exact;
+- `th sport 1 th dport 2` comes back as raw bytes, so ports without a protocol become one rule per protocol.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+from felix.calc.desired import CompiledRule, EntityMatch, IcmpMatch, PortRange, SetRef
+from felix.dataplane.nft.names import address_set
+from felix.dataplane.nft.types import ElementShape
+from felix.model.net import Net, format_address
+
+ICMP, TCP, UDP, ICMPV6, SCTP, UDPLITE = 1, 6, 17, 58, 132, 136
+_PORTS_WORD = {TCP: "tcp", UDP: "udp", SCTP: "sctp", UDPLITE: "udplite"}
+_ICMP_WORD = {ICMP: "icmp", ICMPV6: "icmpv6"}
+_FAMILY = {4: "meta nfproto 2", 6: "meta nfproto 10"}
+_FAMILY_BEFORE_ICMP = {4: "ip version 4", 6: "ip6 version 6"}
+_IMPLIED = {(4, ICMP), (6, ICMPV6)}
+_ADDRESS_WORD = {4: "ip", 6: "ip6"}
+_LAST = {4: (1 << 32) - 1, 6: (1 << 128) - 1}
+_LAST_PORT = 65535
+_SHAPES = {4: (ElementShape.IPV4, ElementShape.IPV4_RANGE), 6: (ElementShape.IPV6, ElementShape.IPV6_RANGE)}
+
+Range = tuple[int, int]
+Terms = tuple[str, ...]
+
+
+def render_matches(rule: CompiledRule) -> Iterator[str]:
+    """Yields one text per nft rule that is needed; a packet matches `rule` if and only if it matches one of them.
+
+    Nothing is yielded for a rule that can match no packet; an empty text matches every packet.
+    """
+    transports = list(_transports(rule))
+    for version, addresses in _addresses(rule):
+        for protocol, terms in transports:
+            yield from _combine(version, addresses, protocol, terms)
+
+
+def _combine(version: int | None, addresses: Terms, protocol: int | None, terms: Terms) -> Iterator[str]:
+    """Yields the terms of a packet's two layers as text. version: None for both families."""
+    is_icmp_header = terms != () and terms[0].startswith("icmp")
+    if version is None and is_icmp_header:
+        # The word `icmp` means IPv4 to nft; the protocol number alone would not.
+        for each in (4, 6):
+            yield from _combine(each, addresses, protocol, terms)
+        return
+    family: Terms = ()
+    if version is not None and not addresses:
+        if protocol is None or terms == () or terms[0].startswith("meta l4proto !="):
+            family = (_FAMILY[version],)
+        elif (version, protocol) in _IMPLIED:
+            family = () if is_icmp_header else (_FAMILY_BEFORE_ICMP[version],)
+        else:
+            family = (_FAMILY_BEFORE_ICMP[version] if is_icmp_header else _FAMILY[version],)
+    yield " ".join((*family, *addresses, *terms))
+
+
+# --- Addresses ---
+
+
+def _addresses(rule: CompiledRule) -> Iterator[tuple[int | None, Terms]]:
+    """Yields every alternative of families and address terms; no term and None mean all packets."""
+    if not (_has_addresses(rule.source) or _has_addresses(rule.destination)):
+        yield rule.ip_version, ()
+        return
+    for version in (4, 6) if rule.ip_version is None else (rule.ip_version,):
+        sources = _side(version, "saddr", rule.source)
+        destinations = _side(version, "daddr", rule.destination)
+        for source, destination in itertools.product(sources, destinations):
+            yield version, source + destination
+
+
+def _has_addresses(entity: EntityMatch) -> bool:
+    return bool(entity.nets is not None or entity.not_nets or entity.sets or entity.not_sets)
+
+
+def _side(version: int, side: str, entity: EntityMatch) -> list[Terms]:
+    """Returns the alternatives for one side and family: empty when no packet of the family can match."""
+    word = f"{_ADDRESS_WORD[version]} {side}"
+    fixed: list[str] = []
+    if entity.nets is not None:
+        ranges = _cover(_net_ranges(version, entity.nets))
+        if not ranges:
+            return []
+        if ranges != [(0, _LAST[version])]:
+            fixed.append(f"{word} {_render_addresses(version, ranges)}")
+    excluded = _cover(_net_ranges(version, entity.not_nets))
+    if excluded == [(0, _LAST[version])]:
+        return []
+    if excluded:
+        fixed.append(f"{word} != {_render_addresses(version, excluded)}")
+    for reference in entity.not_sets:
+        fixed += [f"{word} != @{name}" for name in _kernel_sets(version, reference)]
+    choices = [[f"{word} @{name}" for name in _kernel_sets(version, reference)] for reference in entity.sets]
+    return [(*fixed, *chosen) for chosen in itertools.product(*choices)]
+
+
+def _kernel_sets(version: int, reference: SetRef) -> list[str]:
+    address, prefix = _SHAPES[version]
+    has_prefixes = reference.nets4 if version == 4 else reference.nets6
+    return [address_set(reference.id, shape) for shape in ((address, prefix) if has_prefixes else (address,))]
+
+
+def _net_ranges(version: int, nets: Iterable[Net]) -> list[Range]:
+    return [(net.value, net.last) for net in nets if net.version == version]
+
+
+def _render_addresses(version: int, ranges: Sequence[Range]) -> str:
+    # A set of single addresses is a hash to nft and keeps neighbours apart; with one range in it they are merged.
+    return _render_set([_render_range(version, first, last) for first, last in ranges])
+
+
+def _render_range(version: int, first: int, last: int) -> str:
+    size = last - first + 1
+    if size & (size - 1) == 0 and first % size == 0:
+        length = (32 if version == 4 else 128) - (size.bit_length() - 1)
+        text = render_address(version, first)
+        return text if size == 1 else f"{text}/{length}"
+    return f"{render_address(version, first)}-{render_address(version, last)}"
+
+
+def render_address(version: int, value: int) -> str:
+    """Returns an address as the C library prints it: embedded IPv4 addresses stay readable."""
+    if version == 6 and (0x10000 <= value <= 0xFFFFFFFF or value >> 32 == 0xFFFF):
+        return f"::{'ffff:' if value >> 32 else ''}{format_address(4, value & 0xFFFFFFFF)}"
+    return format_address(version, value)
+
+
+# --- Protocols, ports, ICMP ---
+
+
+def _transports(rule: CompiledRule) -> Iterator[tuple[int | None, Terms]]:
+    """Yields every alternative for the layer above IP: the protocol if it is one, and the terms."""
+    if rule.protocol is not None:
+        if rule.protocol != rule.not_protocol:
+            yield from _one_protocol(rule, rule.protocol)
+        return
+    if rule.icmp is not None:
+        for protocol in (ICMP, ICMPV6):
+            if protocol != rule.not_protocol:
+                yield from _one_protocol(rule, protocol)
+        return
+    special = [*(_PORTS_WORD if _has_ports(rule) else ()), *(_ICMP_WORD if rule.not_icmp is not None else ())]
+    for protocol in special:
+        if protocol != rule.not_protocol:
+            yield from _one_protocol(rule, protocol)
+    if rule.source.ports is not None or rule.destination.ports is not None:
+        return  # what has no ports is on none of them
+    others = tuple(sorted({*special, *(() if rule.not_protocol is None else (rule.not_protocol,))}))
+    if not others:
+        yield None, ()
+    else:
+        yield None, (f"meta l4proto != {_render_set([str(number) for number in others])}",)
+
+
+def _one_protocol(rule: CompiledRule, protocol: int) -> Iterator[tuple[int | None, Terms]]:
+    terms: list[str] = []
+    for side, entity in (("sport", rule.source), ("dport", rule.destination)):
+        port_terms = _ports(protocol, side, entity)
+        if port_terms is None:
+            return
+        terms += port_terms
+    if rule.icmp is not None or rule.not_icmp is not None:
+        icmp_terms = _icmp(protocol, rule.icmp, rule.not_icmp)
+        if icmp_terms is None:
+            return
+        terms += icmp_terms
+    yield protocol, tuple(terms) or (f"meta l4proto {protocol}",)
+
+
+def _has_ports(rule: CompiledRule) -> bool:
+    return any(side.ports is not None or side.not_ports for side in (rule.source, rule.destination))
+
+
+def _ports(protocol: int, side: str, entity: EntityMatch) -> list[str] | None:
+    """Returns the port terms of one side; None when no packet can match."""
+    wanted = None if entity.ports is None else _cover((port.first, port.last) for port in entity.ports)
+    if protocol not in _PORTS_WORD:
+        return [] if wanted is None else None
+    excluded = _cover((port.first, port.last) for port in entity.not_ports)
+    if wanted == [] or excluded == [(0, _LAST_PORT)]:
+        return None
+    terms = []
+    if wanted is not None and wanted != [(0, _LAST_PORT)]:
+        terms.append(f"{_PORTS_WORD[protocol]} {side} {_render_ports(wanted)}")
+    if excluded:
+        terms.append(f"{_PORTS_WORD[protocol]} {side} != {_render_ports(excluded)}")
+    return terms
+
+
+def _render_ports(ranges: Sequence[Range]) -> str:
+    return _render_set([str(first) if first == last else f"{first}-{last}" for first, last in ranges])
+
+
+def _icmp(protocol: int, wanted: IcmpMatch | None, excluded: IcmpMatch | None) -> list[str] | None:
+    """Returns the ICMP terms; None when no packet can match. Other protocols have no such header."""
+    word = _ICMP_WORD.get(protocol)
+    if word is None:
+        return [] if wanted is None else None
+    terms = []
+    if wanted is not None:
+        terms.append(f"{word} type {wanted.type}")
+        if wanted.code is not None:
+            terms.append(f"{word} code {wanted.code}")
+    if excluded is not None:
+        if excluded.code is None:
+            terms.append(f"{word} type != {excluded.type}")
+        else:
+            terms.append(f"{word} type . {word} code != {{ {excluded.type} . {excluded.code} }}")
+    return terms
+
+
+# --- Sets of literals ---
+
+
+def _cover(ranges: Iterable[Range] | Iterable[PortRange]) -> list[Range]:
+    """Returns the same values as disjoint ranges in order, neighbours joined; empty ranges (first > last) vanish."""
+    covered: list[Range] = []
+    for first, last in sorted((first, last) for first, last in ranges):
+        if first > last:
+            continue
+        if covered and first <= covered[-1][1] + 1:
+            covered[-1] = (covered[-1][0], max(last, covered[-1][1]))
+        else:
+            covered.append((first, last))
+    return covered
+
+
+def _render_set(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{{ {', '.join(items)} }}"

@@ -1,0 +1,82 @@
+"""Names of our chains and sets: readable in front, unique by a hash behind, and never anything but plain characters."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+
+from felix.calc.desired import Stack
+from felix.dataplane.nft.types import ElementShape
+from felix.model.keys import ResourceKey
+
+INGRESS = "ingress"
+EGRESS = "egress"
+
+_HASH_BYTES = 10  # 80 bits: nobody finds two policies with one chain by trying
+_READABLE_CHARACTERS = 40
+_UNPLAIN = re.compile(r"[^A-Za-z0-9_.-]")
+_UNPLAIN_COMMENT = re.compile(r"[^A-Za-z0-9_.:/() -]")
+_SET_ID = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_COMMENT_CHARACTERS = 120  # the kernel's tools keep 128 bytes with a closing zero
+
+
+def policy_chain(direction: str, key: ResourceKey) -> str:
+    """Returns the name of the chain that holds one direction of a policy or profile."""
+    where = f"{key.namespace}." if key.namespace else ""
+    kind = "profile" if key.kind == "Profile" else "policy"
+    return f"{kind}-{_SHORT[direction]}-{_plain(where + key.name)}-{_digest(key.kind, key.namespace, key.name)}"
+
+
+def stack_chain(direction: str, stack: Stack) -> str:
+    """Returns the name of the chain that endpoints with this stack are dispatched to."""
+    return f"endpoint-{_SHORT[direction]}-{_stack_digest(stack)}"
+
+
+def segment_chain(direction: str, rest: Stack) -> str:
+    """Returns the name of the chain that decides what the tiers and profiles in `rest` decide."""
+    first = _plain(rest.tiers[0].name) if rest.tiers else "profiles"
+    return f"tier-{_SHORT[direction]}-{first}-{_stack_digest(rest)}"
+
+
+def address_set(set_id: str, shape: ElementShape) -> str:
+    """Returns the name of the kernel set that holds one part of an address set. shape: one of the four of addresses."""
+    return f"{_ADDRESS_PREFIX[shape]}-{set_id if _SET_ID.fullmatch(set_id) else 'x' + _digest(set_id)}"
+
+
+def comment(text: str) -> str:
+    """Returns `text` as a rule's comment, quotes included: plain characters only, at most 120 of them."""
+    return f'"{_UNPLAIN_COMMENT.sub("_", text)[:_COMMENT_CHARACTERS]}"'
+
+
+_SHORT = {INGRESS: "in", EGRESS: "out"}
+_ADDRESS_PREFIX = {
+    ElementShape.IPV4: "a4",
+    ElementShape.IPV6: "a6",
+    ElementShape.IPV4_RANGE: "n4",
+    ElementShape.IPV6_RANGE: "n6",
+}
+
+
+def _stack_digest(stack: Stack) -> str:
+    parts = []
+    for tier in stack.tiers:
+        parts += ["t", tier.name, tier.default_action.value]
+        for key in tier.policies:
+            parts += [key.kind, key.namespace, key.name]
+    for key in stack.profiles:
+        parts += ["p", key.kind, key.namespace, key.name]
+    return _digest(*parts)
+
+
+def _plain(text: str) -> str:
+    return _UNPLAIN.sub("_", text)[:_READABLE_CHARACTERS]
+
+
+def _digest(*parts: str) -> str:
+    hashed = hashlib.blake2b(digest_size=_HASH_BYTES)
+    for part in parts:
+        encoded = part.encode("utf-8", "surrogatepass")
+        hashed.update(len(encoded).to_bytes(4, "big"))
+        hashed.update(encoded)
+    return base64.b32encode(hashed.digest()).decode().lower()

@@ -1,0 +1,290 @@
+"""What the table should be, what it is believed to be, and the next transactions: pure, no kernel in sight.
+
+Order makes one common transaction of structure and elements unnecessary: close the gate, declare and fill sets
+(`plan_fill`); write chains, then the elements that lead packets there (`plan_structure`); remove what nothing refers
+to any more (`plan_cleanup`). After each step `absorb_…` notes what the kernel took, and the next plan is what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+from felix.calc.desired import DesiredDelta, LocalEndpoint
+from felix.dataplane.nft.addresses import AddressSets
+from felix.dataplane.nft.base import (
+    CLAIMED,
+    DISPATCH_SHAPES,
+    FROM_WORKLOAD,
+    SOURCES4,
+    SOURCES6,
+    TO_WORKLOAD,
+    base_chains,
+    base_objects,
+)
+from felix.dataplane.nft.chains import ChainBook
+from felix.dataplane.nft.elements import name_key
+from felix.dataplane.nft.members import MemberBook
+from felix.dataplane.nft.names import EGRESS, INGRESS, stack_chain
+from felix.dataplane.nft.types import (
+    ApplyResult,
+    CleanupPlan,
+    FillPlan,
+    KernelTable,
+    Lines,
+    NftConfig,
+    ObjectName,
+    StructurePlan,
+)
+from felix.errors import Problem, shorten
+from felix.model.keys import ResourceKey
+from felix.reconcile.delta import DeltaTracker
+
+_HOOK = "type "
+
+
+class NftPlan:
+    """Desired and believed state of the table `inet felix`. A plan is a value: it stays valid while the state moves on.
+
+    Nothing is known of the kernel before the first `replace_believed`: plan nothing before it, nor before desired
+    state is complete, since plans also remove.
+    """
+
+    def __init__(self, config: NftConfig) -> None:
+        self._config = config
+        self._chains = ChainBook(config, base_chains(config))
+        self._objects: DeltaTracker[ObjectName, Lines] = DeltaTracker()
+        self._members = MemberBook()
+        self._addresses = AddressSets(self._objects, self._members)
+        self._endpoints: dict[ResourceKey, LocalEndpoint] = {}
+        self._key_by_interface: dict[bytes, ResourceKey] = {}
+        self._problems: dict[ResourceKey, Problem] = {}
+        self._suspended: dict[ResourceKey, str] = {}
+        self._rebuilds = False
+        for name, lines in base_objects().items():
+            self._objects.set_desired(name, lines)
+        for set_, shape in DISPATCH_SHAPES.items():
+            self._members.open_set(set_, shape)
+
+    # --- What should be ---
+
+    def on_delta(self, delta: DesiredDelta) -> None:
+        """Desired state has changed by `delta`; costs what the change costs."""
+        for set_id, wanted in delta.sets.items():
+            if wanted:
+                self._addresses.open(set_id)
+        for key, policy in delta.policies.items():
+            self._addresses.set_references(key, policy)
+            self._chains.set_policy(key, policy)
+        for set_id, members in delta.members.items():
+            self._addresses.change(set_id, members.added, members.removed)
+        for key in delta.endpoints:
+            self._release(key)
+        for key, endpoint in delta.endpoints.items():
+            if endpoint is not None:
+                self._claim(key, endpoint)
+        for set_id, wanted in delta.sets.items():
+            if not wanted:
+                self._addresses.close(set_id)
+        self._chains.settle()
+
+    def replace_believed(self, table: KernelTable) -> None:
+        """`table` is what the kernel has. What was refused before is tried again."""
+        self._rebuilds = not self._is_mendable(table)
+        if self._rebuilds:
+            table = KernelTable()
+        self._chains.forgive()
+        self._chains.tracker.replace_believed(table.chains.items())
+        self._objects.replace_believed(table.objects.items())
+        self._members.replace_believed(table.elements)
+        for key in list(self._suspended):
+            del self._suspended[key]
+            endpoint = self._endpoints[key]
+            self._release(key)
+            self._claim(key, endpoint)
+
+    def _is_mendable(self, table: KernelTable) -> bool:
+        """Whether every difference can be mended in place: declarations and hooks of what is used cannot change."""
+        if not table.exists:
+            return True
+        wanted_objects, wanted_chains = self._objects.desired, self._chains.tracker.desired
+        wanted_names = {name: kind for kind, name in wanted_objects if kind != "counter"}
+        return (
+            table.is_plain
+            and all(wanted_names.get(name, kind) == kind for kind, name in table.objects)
+            and all(wanted_objects.get(name, lines) == lines for name, lines in table.objects.items())
+            and all(_hook_of(wanted_chains.get(name, lines)) == _hook_of(lines) for name, lines in table.chains.items())
+        )
+
+    # --- What to do ---
+
+    def plan_fill(self) -> FillPlan:
+        """Returns the first step: missing or wrong base chains and declarations, and elements of address sets."""
+        base = base_objects()
+        objects = sorted(self._objects.pending_updates(), key=lambda item: item[0] not in base)
+        tracker = self._chains.tracker
+        chains = tuple((name, lines) for name, lines in tracker.pending_updates() if self._chains.is_base(name))
+        existing = tuple(name for name, _ in chains if name in tracker.believed)
+        address_sets = [name for name in self._members.unsettled_sets() if name not in DISPATCH_SHAPES]
+        changes = tuple(self._members.pending(address_sets))
+        return FillPlan(tuple(objects), chains, existing, self._rebuilds, changes)
+
+    def plan_structure(self) -> StructurePlan:
+        """Returns the second step, for when the first has been absorbed."""
+        tracker = self._chains.tracker
+        chains = [(name, lines) for name, lines in tracker.pending_updates() if not self._chains.is_base(name)]
+        existing = frozenset(name for name, _ in chains if name in tracker.believed)
+        return StructurePlan(tuple(chains), existing, tuple(self._members.pending(DISPATCH_SHAPES)))
+
+    def plan_cleanup(self) -> CleanupPlan:
+        """Returns the third step, for when the second has been absorbed."""
+        return CleanupPlan(tuple(self._chains.tracker.pending_deletes()), tuple(self._objects.pending_deletes()))
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left to do."""
+        is_structured = self._chains.tracker.is_settled and self._objects.is_settled and not self._rebuilds
+        return is_structured and not self._members.unsettled_sets()
+
+    # --- What became of it ---
+
+    def absorb_fill(self, plan: FillPlan, result: ApplyResult) -> None:
+        """What the kernel took of `plan` is believed."""
+        if result.chains or result.objects:
+            self._rebuilds = self._rebuilds and not plan.rebuilds
+        self._absorb_written(plan.chains, result)
+        for name, lines in plan.objects:
+            if name in result.objects:
+                self._objects.note_present(name, lines)
+        self._absorb_elements(result)
+
+    def absorb_structure(self, plan: StructurePlan, result: ApplyResult) -> None:
+        """What the kernel took of `plan` is believed; what it refused is closed and reported in `problems`."""
+        self._absorb_written(plan.chains, result)
+        self._absorb_elements(result)
+
+    def absorb_cleanup(self, plan: CleanupPlan, result: ApplyResult) -> None:
+        """What is gone of `plan` is believed to be gone."""
+        for chain in result.chains:
+            self._chains.tracker.note_absent(chain)
+        for name in result.objects:
+            self._objects.note_absent(name)
+            self._members.note_set_gone(name.name)
+
+    def _absorb_written(self, chains: Iterable[tuple[str, Lines]], result: ApplyResult) -> None:
+        written = set(result.chains)
+        for name, lines in chains:
+            if name in written:
+                self._chains.tracker.note_present(name, lines)
+            elif name in result.closed:
+                self._chains.close_chain(name, lines)
+
+    def _absorb_elements(self, result: ApplyResult) -> None:
+        for change in result.changes:
+            self._members.note_done(change)
+        for change, reason, _ in result.refused:
+            if change.set not in DISPATCH_SHAPES:
+                continue
+            for element in (*change.removed, *change.added):
+                key = self._key_by_interface.get(element.key[:16])
+                if key is not None and key not in self._suspended:
+                    self._suspend(key, reason)
+
+    # --- Endpoints ---
+
+    @property
+    def problems(self) -> Mapping[ResourceKey, Problem]:
+        """What is wrong with endpoints that are therefore closed; of chains see `closed_chains`."""
+        return MappingProxyType(self._problems)
+
+    def closed_chains(self) -> list[tuple[str, ResourceKey | None, list[ResourceKey]]]:
+        """Returns refused chains, the policy each belongs to (None: to a stack), and the endpoints that it closes.
+
+        Looks at everything there is; for reports after a refusal.
+        """
+        reports = []
+        for chain in self._chains.closed_chains():
+            stacks = set(self._chains.stacks_with(chain))
+            keys = [
+                key
+                for key, endpoint in self._endpoints.items()
+                if (INGRESS, endpoint.ingress) in stacks or (EGRESS, endpoint.egress) in stacks
+            ]
+            reports.append((chain, self._chains.find_policy(chain), keys))
+        return reports
+
+    def is_enforced(self, key: ResourceKey) -> bool:
+        """Whether the kernel is believed to lead the endpoint's packets, and nobody else's, to its chains."""
+        endpoint = self._endpoints.get(key)
+        if endpoint is None or key in self._problems:
+            return False
+        believed, desired = self._chains.tracker.believed, self._chains.tracker.desired
+        stacks = (stack_chain(INGRESS, endpoint.ingress), stack_chain(EGRESS, endpoint.egress))
+        return all(believed.get(chain) == desired[chain] for chain in stacks) and all(
+            self._members.is_there(set_, element) for set_, element, _ in _dispatch(endpoint)
+        )
+
+    def _claim(self, key: ResourceKey, endpoint: LocalEndpoint) -> None:
+        self._endpoints[key] = endpoint
+        self._chains.add_user((INGRESS, endpoint.ingress))
+        self._chains.add_user((EGRESS, endpoint.egress))
+        reason = self._why_unusable(endpoint)
+        if reason:
+            self._problems[key] = Problem(str(key), "spec.interfaceName", shorten(endpoint.interface), reason)
+            return
+        self._key_by_interface[name_key(endpoint.interface)] = key
+        for set_, element, chain in _dispatch(endpoint):
+            self._members.want(set_, element, chain)
+
+    def _release(self, key: ResourceKey) -> None:
+        endpoint = self._endpoints.pop(key, None)
+        if endpoint is None:
+            return
+        self._chains.drop_user((INGRESS, endpoint.ingress))
+        self._chains.drop_user((EGRESS, endpoint.egress))
+        self._suspended.pop(key, None)
+        self._problems.pop(key, None)
+        if not self._why_unusable(endpoint):
+            self._key_by_interface.pop(name_key(endpoint.interface), None)
+            self._undispatch(endpoint)
+
+    def _suspend(self, key: ResourceKey, reason: str) -> None:
+        """The endpoint is closed until it changes or the table is read again: the kernel will not dispatch to it."""
+        endpoint = self._endpoints[key]
+        self._suspended[key] = reason
+        self._undispatch(endpoint)
+        self._problems[key] = Problem(
+            str(key), "", endpoint.interface, f"closed: the kernel refuses its chains: {reason}"
+        )
+
+    def _undispatch(self, endpoint: LocalEndpoint) -> None:
+        for set_, element, _ in _dispatch(endpoint):
+            self._members.drop(set_, element)
+
+    def _why_unusable(self, endpoint: LocalEndpoint) -> str:
+        try:
+            name_key(endpoint.interface)
+        except ValueError as error:
+            return str(error)
+        if not endpoint.interface.startswith(self._config.interface_prefixes):
+            return (
+                f"not a workload interface: its name has to begin with {' or '.join(self._config.interface_prefixes)}"
+            )
+        return ""
+
+
+def _dispatch(endpoint: LocalEndpoint) -> list[tuple[str, bytes, str]]:
+    """Returns set, key and chain of every element that opens the endpoint."""
+    name = name_key(endpoint.interface)
+    elements = [
+        (CLAIMED, name, ""),
+        (FROM_WORKLOAD, name, stack_chain(EGRESS, endpoint.egress)),
+        (TO_WORKLOAD, name, stack_chain(INGRESS, endpoint.ingress)),
+    ]
+    for net in endpoint.addresses:
+        elements.append((SOURCES4 if net.version == 4 else SOURCES6, name + net.packed, ""))
+    return elements
+
+
+def _hook_of(lines: Lines) -> str:
+    return lines[0] if lines and lines[0].startswith(_HOOK) else ""

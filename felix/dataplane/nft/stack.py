@@ -1,0 +1,138 @@
+"""Policies and stacks of policies as chains of nft rules.
+
+A policy is one chain per direction that every stack jumps to. One that can Pass is different: where Pass leads depends
+on the stack, and a chain that is jumped to cannot know its caller, so its rules are written into the stack's own chain
+and Pass is a `goto` to the chain of the following tiers. Such chains are shared by all stacks with that remainder.
+
+The kernel follows at most 16 jumps and gotos: an endpoint whose tiers pass more than about twelve times in a row is
+refused by the kernel and stays closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from felix.calc.desired import Action, CompiledPolicy, CompiledRule, Stack
+from felix.dataplane.nft.match import render_matches
+from felix.dataplane.nft.names import EGRESS, INGRESS, comment, policy_chain, segment_chain, stack_chain
+from felix.dataplane.nft.types import Lines, NftConfig
+from felix.model.keys import ResourceKey
+
+DENIED_COUNTER = "denied"
+PROFILE = "Profile"
+_DENY = f'counter name "{DENIED_COUNTER}" drop'
+CLOSED: Lines = (f"{_DENY} comment {comment('closed: the rules were refused by the kernel')}",)
+"""The lines of a chain whose real rules the kernel does not take."""
+
+
+@dataclass(slots=True)
+class RenderedStack:
+    """Chains of one stack: lines by name, the one that endpoints go to last; and the policies that they jump to."""
+
+    chains: dict[str, Lines] = field(default_factory=dict)
+    jumped: dict[ResourceKey, None] = field(default_factory=dict)
+
+
+def rules_of(policy: CompiledPolicy, direction: str) -> tuple[CompiledRule, ...]:
+    """Returns the rules of one direction."""
+    match direction:
+        case "ingress":
+            return policy.ingress
+        case "egress":
+            return policy.egress
+        case _:
+            raise ValueError(f"{direction!r} is neither {INGRESS} nor {EGRESS}")
+
+
+def is_passing(policy: CompiledPolicy, direction: str) -> bool:
+    """Whether a rule of that direction passes to the next tier."""
+    return any(rule.action is Action.PASS for rule in rules_of(policy, direction))
+
+
+def is_jumped(key: ResourceKey, policy: CompiledPolicy, direction: str) -> bool:
+    """Whether stacks jump to a chain of this policy's own: it has rules, and Pass leads nowhere special."""
+    return bool(rules_of(policy, direction)) and (key.kind == PROFILE or not is_passing(policy, direction))
+
+
+def render_policy(config: NftConfig, direction: str, key: ResourceKey, policy: CompiledPolicy) -> Lines:
+    """Returns the lines of a policy's own chain. A Pass in it returns to the caller: of profiles, to the next one."""
+    return _render_rules(config, key, rules_of(policy, direction), "return")
+
+
+def render_stack(
+    config: NftConfig, direction: str, stack: Stack, policies: Mapping[ResourceKey, CompiledPolicy]
+) -> RenderedStack:
+    """Returns the chains of a stack. policies: what is known; a missing policy denies, a missing profile is skipped."""
+    first = "0x1 : drop, " if config.drop_invalid else ""
+    states = f"ct state vmap {{ {first}0x2 : accept, 0x4 : accept }}"
+    rendered = RenderedStack()
+    lines = _render_segment(config, direction, stack, policies, rendered)
+    rendered.chains[stack_chain(direction, stack)] = (states, *lines)
+    return rendered
+
+
+def _render_segment(
+    config: NftConfig,
+    direction: str,
+    rest: Stack,
+    policies: Mapping[ResourceKey, CompiledPolicy],
+    rendered: RenderedStack,
+) -> Lines:
+    """Returns the lines that decide what `rest` decides, and adds the chains that they go to."""
+    lines: list[str] = []
+    for position, tier in enumerate(rest.tiers):
+        after = Stack(rest.tiers[position + 1 :], rest.profiles)
+        leads_on = ""
+        for key in tier.policies:
+            policy = policies.get(key)
+            if policy is None:
+                lines.append(f"{_DENY} comment {comment(f'{key} is missing or unreadable')}")
+                return tuple(lines)
+            if is_passing(policy, direction):
+                if not leads_on:
+                    leads_on = segment_chain(direction, after)
+                    if leads_on not in rendered.chains:
+                        rendered.chains[leads_on] = _render_segment(config, direction, after, policies, rendered)
+                lines += _render_rules(config, key, rules_of(policy, direction), f"goto {leads_on}")
+            elif rules_of(policy, direction):
+                rendered.jumped[key] = None
+                lines.append(f"jump {policy_chain(direction, key)}")
+        match tier.default_action:
+            case Action.DENY:
+                lines.append(f"{_DENY} comment {comment(f'end of tier {tier.name}')}")
+                return tuple(lines)
+            case Action.PASS if leads_on:
+                lines.append(f"goto {leads_on}")
+                return tuple(lines)
+            case Action.PASS:
+                continue
+            case Action.ALLOW | Action.LOG:
+                raise ValueError(f"tier {tier.name}: {tier.default_action} is no default action")
+    for key in rest.profiles:
+        policy = policies.get(key)
+        if policy is not None and rules_of(policy, direction):
+            rendered.jumped[key] = None
+            lines.append(f"jump {policy_chain(direction, key)}")
+    lines.append(f"{_DENY} comment {comment('no policy or profile allows')}")
+    return tuple(lines)
+
+
+def _render_rules(config: NftConfig, key: ResourceKey, rules: tuple[CompiledRule, ...], pass_statement: str) -> Lines:
+    lines: list[str] = []
+    for number, rule in enumerate(rules):
+        match rule.action:
+            case Action.ALLOW:
+                statement = "accept"
+            case Action.DENY:
+                statement = "drop"
+            case Action.PASS:
+                statement = pass_statement
+            case Action.LOG:
+                statement = f'log prefix "{config.log_prefix}" level info'
+            case _:
+                assert_never(rule.action)
+        note = comment(f"{key} {number}")
+        lines += [f"{match} {statement} comment {note}".lstrip() for match in render_matches(rule)]
+    return tuple(lines)

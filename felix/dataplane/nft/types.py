@@ -1,0 +1,221 @@
+"""What the files of the nft family hand to each other: configuration, plans, results, and what the kernel has.
+
+One table, `inet felix`. Structure (chains, rules, declarations) is text for libnftables; set and map elements are
+`SetChange`s that travel in netlink batches of our own.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from felix.errors import DataError
+
+TABLE = "felix"
+_PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,14}")
+
+
+class ToHostAction(enum.Enum):
+    """What happens to traffic from a workload to this host that the workload's egress policy allows."""
+
+    DROP = "DROP"
+    ACCEPT = "ACCEPT"
+    RETURN = "RETURN"
+
+
+@dataclass(frozen=True, slots=True)
+class NftConfig:
+    """Settings that shape the table. Raises DataError for a prefix that could not be an interface name's beginning.
+
+    interface_prefixes: FELIX_INTERFACEPREFIX, split; interfaces that begin so are workloads and nothing else is.
+    to_host: FELIX_DEFAULTENDPOINTTOHOSTACTION. drop_invalid: not FELIX_DISABLECONNTRACKINVALIDCHECK.
+    log_prefix: FELIX_LOGPREFIX with ": " behind it, as written by the Log action; at most 120 plain characters.
+    """
+
+    interface_prefixes: tuple[str, ...] = ("cali",)
+    to_host: ToHostAction = ToHostAction.DROP
+    drop_invalid: bool = True
+    log_prefix: str = "calico-packet: "
+
+    def __post_init__(self) -> None:
+        for prefix in self.interface_prefixes:
+            if not _PREFIX.fullmatch(prefix):
+                raise DataError(f"interface prefix {prefix!r}: give 1-14 of A-Z a-z 0-9 _ . -")
+        if not self.interface_prefixes:
+            raise DataError("interface prefix: give at least one; without it no interface would be protected")
+        if not re.fullmatch(r"[A-Za-z0-9 _.:/+-]{0,120}", self.log_prefix):
+            raise DataError(f"log prefix {self.log_prefix!r}: give at most 120 of A-Z a-z 0-9 space _ . : / + -")
+
+
+class ElementShape(enum.Enum):
+    """How the elements of one set or map look in the kernel; the value is the set's declared type."""
+
+    IPV4 = "ipv4_addr"
+    IPV6 = "ipv6_addr"
+    IPV4_RANGE = "ipv4_addr interval"
+    IPV6_RANGE = "ipv6_addr interval"
+    NAME = "ifname"
+    NAME_IPV4 = "ifname . ipv4_addr"
+    NAME_IPV6 = "ifname . ipv6_addr"
+    NAME_CHAIN = "ifname : verdict"
+
+    @property
+    def is_range(self) -> bool:
+        """Whether an element is a range of addresses: its key is first and last address, both included."""
+        return self in (ElementShape.IPV4_RANGE, ElementShape.IPV6_RANGE)
+
+    @property
+    def is_map(self) -> bool:
+        """Whether an element has a value: the chain that packets go to."""
+        return self is ElementShape.NAME_CHAIN
+
+
+class Element(NamedTuple):
+    """One element. key: as the kernel has it (a range: first and last address). chain: empty unless in a map."""
+
+    key: bytes
+    chain: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SetChange:
+    """Elements that go from and come into one set or map, at once; those that go first.
+
+    A key is in both only to give it another chain.
+    """
+
+    set: str
+    shape: ElementShape
+    removed: tuple[Element, ...]
+    added: tuple[Element, ...]
+
+
+class ObjectName(NamedTuple):
+    """A thing of the table that is not a chain. kind: `set`, `map` or `counter`, or what a stranger put there."""
+
+    kind: str
+    name: str
+
+
+Lines = tuple[str, ...]
+"""The lines of one object exactly as `nft --stateless --numeric list` prints them, without indentation."""
+
+
+@dataclass(slots=True)
+class KernelTable:
+    """The whole own table as read. exists: false when there is none. is_plain: no table flags, nothing unparsable.
+
+    chains, objects: their lines. elements: of every set and map, key -> chain (empty for sets).
+    """
+
+    exists: bool = False
+    is_plain: bool = True
+    chains: dict[str, Lines] = field(default_factory=dict)
+    objects: dict[ObjectName, Lines] = field(default_factory=dict)
+    elements: dict[str, dict[bytes, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FillPlan:
+    """First step: what closes the gate and what rules will look into.
+
+    objects: declarations, those that base chains need first. chains: base chains and what they go to.
+    existing: chains of those that are replaced. rebuilds: the old table goes in the same transaction.
+    changes: elements of address sets.
+    """
+
+    objects: tuple[tuple[ObjectName, Lines], ...] = ()
+    chains: tuple[tuple[str, Lines], ...] = ()
+    existing: tuple[str, ...] = ()
+    rebuilds: bool = False
+    changes: tuple[SetChange, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.objects or self.chains or self.rebuilds or self.changes)
+
+
+@dataclass(frozen=True, slots=True)
+class StructurePlan:
+    """Second step: chains, then the elements that send the packets of endpoints there.
+
+    chains: name and lines. existing: names of those that are replaced, the others are new.
+    dispatch: the changes of all dispatch maps and of the sets of claimed interfaces and sources: one transaction.
+    """
+
+    chains: tuple[tuple[str, Lines], ...] = ()
+    existing: frozenset[str] = frozenset()
+    dispatch: tuple[SetChange, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.chains or self.dispatch)
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupPlan:
+    """Third step: what nothing refers to any more. objects: sets, maps, and strangers' things in our table."""
+
+    chains: tuple[str, ...] = ()
+    objects: tuple[ObjectName, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.chains or self.objects)
+
+
+class RefusedChange(NamedTuple):
+    """Elements that the kernel did not take, with its words. is_stale: because it is not as was believed."""
+
+    change: SetChange
+    reason: str
+    is_stale: bool = False
+
+
+@dataclass(slots=True)
+class ApplyResult:
+    """What became of one plan.
+
+    chains, objects, changes: what now stands as planned (cleanup: what is gone).
+    closed: chains that were refused and now only drop, with the reason. refused: elements that are not in.
+    needs_read: the kernel is not as believed, or the outcome is unknown: read the table before the next plan.
+    error: why nothing more could be done; empty otherwise.
+    """
+
+    chains: list[str] = field(default_factory=list)
+    objects: list[ObjectName] = field(default_factory=list)
+    changes: list[SetChange] = field(default_factory=list)
+    closed: dict[str, str] = field(default_factory=dict)
+    refused: list[RefusedChange] = field(default_factory=list)
+    needs_read: bool = False
+    error: str = ""
+
+
+class NftPort(Protocol):
+    """What the family needs of a kernel: the real one behind the worker, or the fake one of the tests."""
+
+    def run(self, text: str) -> str:
+        """All of `text` took effect (then the answer is empty) or nothing of it (then it says why)."""
+
+    def change(self, changes: Sequence[SetChange]) -> list[RefusedChange]:
+        """All of `changes` took effect (then the answer is empty) or nothing (then: parts that were refused).
+
+        Raises PeerError when the outcome is unknown.
+        """
+
+    def list_table(self) -> str:
+        """Returns the listing of the table without elements; empty when there is none."""
+
+    def dump(self, set_: str, shape: ElementShape) -> dict[bytes, str]:
+        """Returns the elements of a set or map. Raises KernelRefused when there is none, PeerError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """Who changed our table. pid: as the kernel saw it, 0 if unknown. name: of the program, may be empty."""
+
+    pid: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name or 'unknown program'} (pid {self.pid})" if self.pid else self.name or "unknown program"
