@@ -13,10 +13,12 @@ from pathlib import Path
 from felix.config.document import render_exit_codes, render_settings
 from felix.obs.metrics import render_metrics
 from tools.checks.sources import ROOT
+from tools.keys_document import render_keys
 
 RENDER_BY_PATH: Mapping[str, Callable[[], str]] = {
     "docs/config.md": render_settings,
     "docs/exit-codes.md": render_exit_codes,
+    "docs/keys.md": render_keys,
     "docs/metrics.md": render_metrics,
 }
 
