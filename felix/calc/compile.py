@@ -1,0 +1,104 @@
+"""From the rules of one record to compiled rules and the address sets that they need."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from felix.calc.desired import DENY_ALL, CompiledPolicy, CompiledRule, EntityMatch, SetRef
+from felix.errors import Problem
+from felix.model.keys import ResourceKey, format_key
+from felix.model.records import GlobalNetworkPolicy, NetworkPolicy, Profile, Rule
+from felix.policy.rules import ScopedEntity, ScopedRule, scope_rule
+from felix.selector.parse import Selector
+
+RuleSource = GlobalNetworkPolicy | NetworkPolicy | Profile
+
+
+class Draft(NamedTuple):
+    """Compiled rules whose references to sets all have their flags false, and the selectors of those sets, distinct.
+
+    problems: rules that cannot be used; each stands in `policy` as one that denies everything.
+    """
+
+    policy: CompiledPolicy
+    selectors: tuple[Selector, ...]
+    problems: tuple[Problem, ...]
+
+
+def compile_rules(key: ResourceKey, source: RuleSource) -> Draft:
+    """Returns the rules of both directions; the namespace of `key` bounds what their selectors see."""
+    selectors: dict[Selector, None] = {}
+    problems: list[Problem] = []
+
+    def compile_direction(field: str, rules: Iterable[Rule]) -> tuple[CompiledRule, ...]:
+        compiled = []
+        for index, rule in enumerate(rules):
+            scoped = scope_rule(key.namespace, rule)
+            if scoped.fault:
+                problems.append(Problem(format_key(key), f"spec.{field}[{index}]", "", scoped.fault))
+                compiled.append(DENY_ALL)
+            else:
+                compiled.append(_compile_rule(scoped, selectors))
+        return tuple(compiled)
+
+    policy = CompiledPolicy(
+        ingress=compile_direction("ingress", source.spec.ingress),
+        egress=compile_direction("egress", source.spec.egress),
+    )
+    return Draft(policy, tuple(selectors), tuple(problems))
+
+
+def _compile_rule(rule: ScopedRule, selectors: dict[Selector, None]) -> CompiledRule:
+    return CompiledRule(
+        action=rule.action,
+        ip_version=rule.ip_version,
+        protocol=rule.protocol,
+        not_protocol=rule.not_protocol,
+        icmp=rule.icmp,
+        not_icmp=rule.not_icmp,
+        source=_compile_entity(rule.source, selectors),
+        destination=_compile_entity(rule.destination, selectors),
+    )
+
+
+def _compile_entity(entity: ScopedEntity, selectors: dict[Selector, None]) -> EntityMatch:
+    for selector in (entity.selector, entity.not_selector):
+        if selector is not None:
+            selectors[selector] = None
+    return EntityMatch(
+        nets=entity.nets,
+        not_nets=entity.not_nets,
+        sets=_refer(entity.selector),
+        not_sets=_refer(entity.not_selector),
+        ports=entity.ports,
+        not_ports=entity.not_ports,
+    )
+
+
+def _refer(selector: Selector | None) -> tuple[SetRef, ...]:
+    return () if selector is None else (SetRef(selector.id, nets4=False, nets6=False),)
+
+
+def resolve_sets(policy: CompiledPolicy, get_ref: Callable[[str], SetRef]) -> CompiledPolicy:
+    """Returns the policy with the references that `get_ref` gives for the ids of its sets; itself if none differs."""
+    ingress = tuple(_resolve_rule(rule, get_ref) for rule in policy.ingress)
+    egress = tuple(_resolve_rule(rule, get_ref) for rule in policy.egress)
+    is_same = all(one is other for one, other in zip(ingress + egress, policy.ingress + policy.egress, strict=True))
+    return policy if is_same else CompiledPolicy(ingress, egress)
+
+
+def _resolve_rule(rule: CompiledRule, get_ref: Callable[[str], SetRef]) -> CompiledRule:
+    source, destination = _resolve_entity(rule.source, get_ref), _resolve_entity(rule.destination, get_ref)
+    if source is rule.source and destination is rule.destination:
+        return rule
+    return dataclasses.replace(rule, source=source, destination=destination)
+
+
+def _resolve_entity(entity: EntityMatch, get_ref: Callable[[str], SetRef]) -> EntityMatch:
+    sets = tuple(get_ref(ref.id) for ref in entity.sets)
+    not_sets = tuple(get_ref(ref.id) for ref in entity.not_sets)
+    if sets == entity.sets and not_sets == entity.not_sets:
+        return entity
+    return dataclasses.replace(entity, sets=sets, not_sets=not_sets)

@@ -1,0 +1,181 @@
+"""From records to desired state: every update goes to the indexes that it concerns, a flush tells what changed.
+
+    records ─▶ matches (policies × local endpoints) ─▶ endpoints (claims, stacks) ─▶ rules (of used policies)
+          └──▶ address sets (endpoints and network sets of the whole cluster × selectors of those rules)
+
+What comes out depends on what is there, not on the order in which it came.
+"""
+
+from __future__ import annotations
+
+from felix.calc.address_sets import AddressSets
+from felix.calc.bgp import BGP_KINDS, BgpBoard, BgpInputs
+from felix.calc.changes import ChangeLog
+from felix.calc.desired import DesiredDelta
+from felix.calc.endpoints import LocalEndpoints
+from felix.calc.matches import PolicyMatches
+from felix.calc.rules import ActiveRules
+from felix.calc.sources import place_policy, read_endpoint, read_nets
+from felix.calc.stats import CalcStats, ClusterTally
+from felix.errors import Problem
+from felix.model.keys import AffinityKey, Key, ResourceKey
+from felix.model.net import Net
+from felix.model.records import (
+    BlockAffinity,
+    GlobalNetworkPolicy,
+    GlobalNetworkSet,
+    HostEndpoint,
+    NetworkPolicy,
+    NetworkSet,
+    Profile,
+    Record,
+    Tier,
+    WorkloadEndpoint,
+)
+from felix.policy.order import tier_sort_key
+from felix.policy.scope import endpoint_labels, host_endpoint_labels, network_set_labels, network_set_parents
+
+
+class CalcGraph:
+    """The desired state of host `hostname`, kept up to date with the records of the cluster."""
+
+    def __init__(self, hostname: str) -> None:
+        self._hostname = hostname
+        self._problems: ChangeLog[Key, tuple[Problem, ...]] = ChangeLog()
+        self._sets = AddressSets()
+        self._matches = PolicyMatches(self._problems)
+        self._endpoints = LocalEndpoints(self._matches, self._problems)
+        self._rules = ActiveRules(self._sets, self._problems)
+        self._blocks: ChangeLog[Net, bool] = ChangeLog()
+        self._bgp = BgpBoard(hostname)
+        self._tally = ClusterTally()
+
+    def on_update(self, key: Key, record: Record | None, revision: int = 0) -> None:
+        """`record` is stored under `key` at etcd mod revision `revision`; None: nothing usable is.
+
+        Nothing is told before `flush`. Kinds that decide nothing here (staged policies, blocks, settings) are ignored.
+        """
+        if isinstance(key, AffinityKey):
+            self._on_affinity(key, record if isinstance(record, BlockAffinity) else None)
+        elif isinstance(key, ResourceKey):
+            self._tally.count(key, is_stored=record is not None)
+            self._on_resource(key, record, revision)
+
+    def settle(self, limit: int | None = None) -> bool:
+        """Does the work that `flush` would do first, for up to `limit` policies; returns whether all is done.
+
+        For a first snapshot: many short calls with pauses between them, so that nobody waits for one long flush.
+        """
+        self._endpoints.settle()
+        for key in self._endpoints.pop_changed_rules():
+            self._rules.set_used(key, is_used=self._endpoints.is_used(key))
+        return self._rules.settle(limit)
+
+    def flush(self) -> DesiredDelta:
+        """Returns everything that changed since the last call; may be empty."""
+        self.settle()
+        delta = DesiredDelta(endpoints=self._endpoints.results.pop_changes(), blocks=self._blocks.pop_changes())
+        self._rules.pop_changes(delta)
+        return delta
+
+    def pop_problems(self) -> dict[Key, tuple[Problem, ...]]:
+        """Returns what is wrong with each object of which that changed since the last call; empty: nothing any more.
+
+        Speaks of the state at the last flush or later. Problems of decoding are not among them.
+        """
+        return {key: problems or () for key, problems in self._problems.pop_changes().items()}
+
+    def pop_bgp_inputs(self) -> BgpInputs | None:
+        """Returns the picture for the routing daemon, or None if it is as it was at the last call."""
+        return self._bgp.pop_inputs()
+
+    def stats(self) -> CalcStats:
+        """Returns the counts that metrics show, as of the last flush."""
+        return CalcStats(
+            local_endpoints=len(self._endpoints.results),
+            policies=sum(key.kind != "Profile" for key in self._rules.results.values),
+            selectors=len(self._sets),
+            set_items=self._sets.items_count,
+            cluster=self._tally.get_totals(),
+        )
+
+    def _on_affinity(self, key: AffinityKey, record: BlockAffinity | None) -> None:
+        if key.host != self._hostname:
+            return
+        is_own = record is not None and record.state == "confirmed" and not record.deleted
+        self._blocks.set(key.block, True if is_own else None)
+        self._bgp.set_block(key.block, is_own=is_own)
+
+    def _on_resource(self, key: ResourceKey, record: Record | None, revision: int) -> None:
+        match key.kind:
+            case "WorkloadEndpoint":
+                self._on_workload(key, record if isinstance(record, WorkloadEndpoint) else None, revision)
+            case "HostEndpoint":
+                self._on_host_endpoint(key, record if isinstance(record, HostEndpoint) else None)
+            case "GlobalNetworkSet" | "NetworkSet":
+                self._on_network_set(key, record if isinstance(record, GlobalNetworkSet | NetworkSet) else None)
+            case "GlobalNetworkPolicy" | "NetworkPolicy":
+                self._on_policy(key, record if isinstance(record, GlobalNetworkPolicy | NetworkPolicy) else None)
+            case "Profile":
+                self._on_profile(key, record if isinstance(record, Profile) else None)
+            case "Tier":
+                self._on_tier(key, record if isinstance(record, Tier) else None)
+            case kind if kind in BGP_KINDS:
+                self._bgp.set_record(key, record)
+
+    def _on_workload(self, key: ResourceKey, record: WorkloadEndpoint | None, revision: int) -> None:
+        if record is None:
+            self._sets.drop_item(key)
+            self._drop_local(key)
+            return
+        read = read_nets(key, "spec.ipNetworks", record.spec.ip_networks, addresses_only=True)
+        labels = endpoint_labels(record)
+        self._sets.set_item(key, read.nets, labels, record.spec.profiles)
+        if record.spec.node != self._hostname:
+            self._drop_local(key)
+            return
+        self._matches.set_endpoint(key, labels, record.spec.profiles)
+        self._endpoints.set_spec(key, read_endpoint(key, record, read, revision))
+
+    def _drop_local(self, key: ResourceKey) -> None:
+        self._matches.drop_endpoint(key)
+        self._endpoints.set_spec(key, None)
+
+    def _on_host_endpoint(self, key: ResourceKey, record: HostEndpoint | None) -> None:
+        if record is None:
+            self._sets.drop_item(key)
+            self._problems.set(key, None)
+            return
+        read = read_nets(key, "spec.expectedIPs", record.spec.expected_ips, addresses_only=True)
+        self._problems.set(key, read.problems or None)
+        self._sets.set_item(key, read.nets, host_endpoint_labels(record.metadata.labels), record.spec.profiles)
+
+    def _on_network_set(self, key: ResourceKey, record: GlobalNetworkSet | NetworkSet | None) -> None:
+        if record is None:
+            self._sets.drop_item(key)
+            self._problems.set(key, None)
+            return
+        read = read_nets(key, "spec.nets", record.spec.nets)
+        self._problems.set(key, read.problems or None)
+        labels = network_set_labels(key.namespace, record.metadata.labels)
+        self._sets.set_item(key, read.nets, labels, network_set_parents(key.namespace))
+
+    def _on_policy(self, key: ResourceKey, record: GlobalNetworkPolicy | NetworkPolicy | None) -> None:
+        placement = place_policy(key, record) if record is not None else None
+        if isinstance(placement, Problem):
+            self._problems.set(key, (placement,))
+            placement = None
+        elif placement is None:
+            self._problems.set(key, None)
+        self._rules.set_source(key, record if placement is not None else None)
+        self._matches.set_policy(key, placement)
+
+    def _on_profile(self, key: ResourceKey, record: Profile | None) -> None:
+        labels = record.spec.labels_to_apply if record is not None else {}
+        self._matches.set_parent_labels(key.name, labels)
+        self._sets.set_parent_labels(key.name, labels)
+        self._rules.set_source(key, record)
+
+    def _on_tier(self, key: ResourceKey, record: Tier | None) -> None:
+        place = tier_sort_key(key.name, record.spec.order, record.spec.default_action) if record is not None else None
+        self._matches.set_tier(key.name, place)

@@ -1,0 +1,159 @@
+"""Which policies select which local endpoints, and in which order they decide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from felix.calc.changes import ChangeLog
+from felix.calc.desired import StackTier
+from felix.errors import Problem
+from felix.model.keys import Key, ResourceKey, format_key
+from felix.policy.order import PolicyPlace, TierPlace, place_of_missing_tier
+from felix.selector.index import LabelIndex
+from felix.selector.parse import Selector
+
+CACHE_LIMIT = 4096
+
+
+class Placement(NamedTuple):
+    """Whom a policy that is enforced on workloads selects, where it stands, and its directions."""
+
+    selector: Selector
+    place: PolicyPlace
+    is_ingress: bool
+    is_egress: bool
+
+
+class TierStacks(NamedTuple):
+    """The tiers that decide about each direction of an endpoint, in order; a direction may have none."""
+
+    ingress: tuple[StackTier, ...]
+    egress: tuple[StackTier, ...]
+
+
+class PolicyMatches:
+    """Places of policies and tiers, against the labels of local endpoints."""
+
+    def __init__(self, problems: ChangeLog[Key, tuple[Problem, ...]]) -> None:
+        self._problems = problems
+        self._index: LabelIndex[ResourceKey] = LabelIndex()
+        self._placement_by_policy: dict[ResourceKey, Placement] = {}
+        self._policies_by_selector: dict[str, dict[ResourceKey, None]] = {}
+        self._place_by_tier: dict[str, TierPlace] = {}
+        self._policies_by_tier: dict[str, dict[ResourceKey, None]] = {}
+        self._touched: dict[ResourceKey, None] = {}
+        self._stacks_by_selectors: dict[frozenset[str], TierStacks] = {}
+
+    def set_policy(self, policy: ResourceKey, placement: Placement | None) -> None:
+        """`policy` stands where `placement` says; None: nowhere."""
+        before = self._placement_by_policy.get(policy)
+        if placement == before:
+            return
+        self._stacks_by_selectors.clear()
+        if placement is not None:
+            self._placement_by_policy[policy] = placement
+            self._policies_by_tier.setdefault(placement.place.tier, {})[policy] = None
+            self._policies_by_selector.setdefault(placement.selector.id, {})[policy] = None
+            self._index.add_selector(placement.selector)
+            self._touch_matching(placement.selector.id)
+        else:
+            del self._placement_by_policy[policy]
+        if before is not None:
+            self._touch_matching(before.selector.id)
+            if placement is None or placement.place.tier != before.place.tier:
+                _discard(self._policies_by_tier, before.place.tier, policy)
+            if placement is None or placement.selector is not before.selector:
+                _discard(self._policies_by_selector, before.selector.id, policy)
+                if before.selector.id not in self._policies_by_selector:
+                    self._index.drop_selector(before.selector.id)
+        for tier in {holder.place.tier for holder in (before, placement) if holder is not None}:
+            self._report_tier(tier)
+        self._index.pop_changes()  # whoever began or ceased to match was touched above
+
+    def set_tier(self, name: str, place: TierPlace | None) -> None:
+        """Tier `name` stands at `place`; None: there is no such tier."""
+        if place == self._place_by_tier.get(name):
+            return
+        if place is None:
+            del self._place_by_tier[name]
+        else:
+            self._place_by_tier[name] = place
+        self._stacks_by_selectors.clear()
+        policies = self._policies_by_tier.get(name, ())
+        for selector_id in {self._placement_by_policy[policy].selector.id for policy in policies}:
+            self._touch_matching(selector_id)
+        self._report_tier(name)
+
+    def set_endpoint(self, endpoint: ResourceKey, labels: Mapping[str, str], parents: Sequence[str]) -> None:
+        """Local `endpoint` has exactly these labels of its own, and inherits from these profiles."""
+        self._index.set_item(endpoint, labels, parents)
+        self._absorb_changes()
+
+    def drop_endpoint(self, endpoint: ResourceKey) -> None:
+        """`endpoint` is not local, and no policy selects it."""
+        self._index.drop_item(endpoint)
+        self._absorb_changes()
+
+    def set_parent_labels(self, parent: str, labels: Mapping[str, str]) -> None:
+        """Endpoints inherit exactly `labels` from `parent`; none if it is gone."""
+        self._index.set_parent_labels(parent, labels)
+        self._absorb_changes()
+
+    def pop_touched(self) -> dict[ResourceKey, None]:
+        """Returns the endpoints whose tiers may have changed since the last call; some may be gone."""
+        touched, self._touched = self._touched, {}
+        return touched
+
+    def find_stacks(self, endpoint: ResourceKey) -> TierStacks:
+        """Returns the tiers that decide about `endpoint`; equal ones are mostly the same object."""
+        selectors = frozenset(self._index.selectors_matching(endpoint))
+        stacks = self._stacks_by_selectors.get(selectors)
+        if stacks is None:
+            if len(self._stacks_by_selectors) >= CACHE_LIMIT:
+                self._stacks_by_selectors.clear()
+            stacks = self._stacks_by_selectors[selectors] = self._build_stacks(selectors)
+        return stacks
+
+    def _build_stacks(self, selectors: frozenset[str]) -> TierStacks:
+        policies_by_tier: dict[str, list[ResourceKey]] = {}
+        for selector_id in selectors:
+            for policy in self._policies_by_selector[selector_id]:
+                policies_by_tier.setdefault(self._placement_by_policy[policy].place.tier, []).append(policy)
+        ingress, egress = [], []
+        for tier in sorted(map(self._get_tier_place, policies_by_tier)):
+            policies = sorted(policies_by_tier[tier.name], key=self._rank_policy)
+            inward = tuple(policy for policy in policies if self._placement_by_policy[policy].is_ingress)
+            outward = tuple(policy for policy in policies if self._placement_by_policy[policy].is_egress)
+            if inward:
+                ingress.append(StackTier(tier.name, inward, tier.default_action))
+            if outward:
+                egress.append(StackTier(tier.name, outward, tier.default_action))
+        return TierStacks(tuple(ingress), tuple(egress))
+
+    def _get_tier_place(self, name: str) -> TierPlace:
+        return self._place_by_tier.get(name) or place_of_missing_tier(name)
+
+    def _rank_policy(self, policy: ResourceKey) -> tuple[PolicyPlace, ResourceKey]:
+        return (self._placement_by_policy[policy].place, policy)
+
+    def _report_tier(self, name: str) -> None:
+        key = ResourceKey("Tier", "", name)
+        problem = Problem(
+            format_key(key), "", "", "does not exist; its policies stand behind all others and end in Deny"
+        )
+        is_missed = name in self._policies_by_tier and self._get_tier_place(name).is_missing
+        self._problems.set(key, (problem,) if is_missed else None)
+
+    def _touch_matching(self, selector_id: str) -> None:
+        self._touched.update(dict.fromkeys(self._index.items_matching(selector_id)))
+
+    def _absorb_changes(self) -> None:
+        for _, endpoint, _ in self._index.pop_changes():
+            self._touched[endpoint] = None
+
+
+def _discard(policies_by_name: dict[str, dict[ResourceKey, None]], name: str, policy: ResourceKey) -> None:
+    del policies_by_name[name][policy]
+    if not policies_by_name[name]:
+        del policies_by_name[name]

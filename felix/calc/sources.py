@@ -1,0 +1,73 @@
+"""What calculation takes from each kind of record: nets, claims, places. Bad values are left out and reported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from felix.calc.endpoints import EndpointSpec
+from felix.calc.matches import Placement
+from felix.errors import Problem, shorten
+from felix.model.keys import ResourceKey, format_key
+from felix.model.net import Net, parse_address, parse_net
+from felix.model.records import GlobalNetworkPolicy, NetworkPolicy, WorkloadEndpoint
+from felix.policy.order import policy_sort_key
+from felix.policy.scope import policy_selector
+from felix.selector.parse import SelectorError
+
+INTERFACE_PATTERN = re.compile(r"[^\s/:]{1,15}")
+MAC_PATTERN = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+class NetsRead(NamedTuple):
+    """The nets that could be read, distinct, in the order of the record, and what is wrong with the others."""
+
+    nets: tuple[Net, ...]
+    problems: tuple[Problem, ...]
+
+
+def read_nets(key: ResourceKey, field: str, texts: Iterable[str], *, addresses_only: bool = False) -> NetsRead:
+    """Returns the nets that `texts` name; with `addresses_only`, a prefix of several addresses is a problem."""
+    nets: dict[Net, None] = {}
+    problems = []
+    for index, text in enumerate(texts):
+        try:
+            nets[parse_address(text) if addresses_only else parse_net(text)] = None
+        except ValueError as error:
+            problems.append(Problem(format_key(key), f"{field}[{index}]", shorten(text), str(error)))
+    return NetsRead(tuple(nets), tuple(problems))
+
+
+def read_endpoint(key: ResourceKey, record: WorkloadEndpoint, read: NetsRead, revision: int) -> EndpointSpec:
+    """Returns what a local endpoint asks for; without a usable interface name it is not connected, and says so."""
+    problems = list(read.problems)
+    interface = record.spec.interface_name or ""
+    if not INTERFACE_PATTERN.fullmatch(interface) or interface in {".", ".."}:
+        reason = "is no name of an interface: 1-15 characters without blanks, slashes and colons"
+        problems.append(Problem(format_key(key), "spec.interfaceName", shorten(interface), reason))
+        interface = ""
+    mac = (record.spec.mac or "").lower().replace("-", ":")
+    if mac and not MAC_PATTERN.fullmatch(mac):
+        problems.append(
+            Problem(format_key(key), "spec.mac", shorten(mac), "is no MAC address, such as 02:00:5e:00:53:01")
+        )
+        mac = ""
+    profiles = tuple(ResourceKey("Profile", "", name) for name in dict.fromkeys(record.spec.profiles))
+    return EndpointSpec(interface, read.nets, mac or None, profiles, revision, tuple(problems))
+
+
+def place_policy(key: ResourceKey, record: GlobalNetworkPolicy | NetworkPolicy) -> Placement | Problem | None:
+    """Returns where a policy stands, None if it is not for workloads, or why nobody can tell whom it selects."""
+    spec = record.spec
+    namespace_selector = ""
+    if isinstance(record, GlobalNetworkPolicy):
+        if record.spec.do_not_track or record.spec.pre_dnat:
+            return None
+        namespace_selector = record.spec.namespace_selector
+    try:
+        selector = policy_selector(key.namespace, spec.selector, namespace_selector)
+    except SelectorError as error:
+        return Problem(format_key(key), "spec.selector", shorten(spec.selector), str(error))
+    place = policy_sort_key(key, spec.tier, spec.order)
+    return Placement(selector, place, "Ingress" in spec.types, "Egress" in spec.types)

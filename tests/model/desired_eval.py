@@ -1,0 +1,99 @@
+"""What desired state says about a packet: a small interpreter, to be compared with the reference and with kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from felix.calc.desired import (
+    Action,
+    CompiledPolicy,
+    CompiledRule,
+    EntityMatch,
+    IcmpMatch,
+    LocalEndpoint,
+    PortRange,
+    SetRef,
+    Stack,
+)
+from felix.model.net import Net
+from felix.policy.packet import Packet
+from tests.model.desired_mirror import DesiredMirror
+
+
+def is_allowed(desired: DesiredMirror, packet: Packet) -> bool:
+    """Returns whether a forwarded packet passes: egress of the endpoint that owns its source, ingress of the other."""
+    source = find_endpoint(desired, packet.source_net)
+    destination = find_endpoint(desired, packet.destination_net)
+    if source is not None and not _passes(desired, source.egress, packet, is_ingress=False):
+        return False
+    return destination is None or _passes(desired, destination.ingress, packet, is_ingress=True)
+
+
+def find_endpoint(desired: DesiredMirror, address: Net) -> LocalEndpoint | None:
+    """Returns the endpoint that owns an address, if any."""
+    return next((endpoint for endpoint in desired.endpoints.values() if address in endpoint.addresses), None)
+
+
+def _passes(desired: DesiredMirror, stack: Stack, packet: Packet, *, is_ingress: bool) -> bool:
+    for tier in stack.tiers:
+        decision = None
+        for key in tier.policies:
+            decision = _decide(desired, desired.policies[key], packet, is_ingress=is_ingress)
+            if decision is not None:
+                break
+        if decision is None:
+            decision = tier.default_action
+        if decision is not Action.PASS:
+            return decision is Action.ALLOW
+    for key in stack.profiles:
+        if key in desired.policies:
+            decision = _decide(desired, desired.policies[key], packet, is_ingress=is_ingress)
+            if decision in (Action.ALLOW, Action.DENY):
+                return decision is Action.ALLOW
+    return False
+
+
+def _decide(desired: DesiredMirror, policy: CompiledPolicy, packet: Packet, *, is_ingress: bool) -> Action | None:
+    for rule in policy.ingress if is_ingress else policy.egress:
+        if rule.action is not Action.LOG and _matches(desired.sets, rule, packet):
+            return rule.action
+    return None
+
+
+def _matches(sets: Mapping[str, set[Net]], rule: CompiledRule, packet: Packet) -> bool:
+    return (
+        rule.ip_version in (None, packet.version)
+        and rule.protocol in (None, packet.protocol)
+        and rule.not_protocol != packet.protocol
+        and (rule.icmp is None or _has_icmp(rule.icmp, packet))
+        and (rule.not_icmp is None or not _has_icmp(rule.not_icmp, packet))
+        and _matches_side(sets, rule.source, packet.source_net, packet.source_port)
+        and _matches_side(sets, rule.destination, packet.destination_net, packet.destination_port)
+    )
+
+
+def _has_icmp(match: IcmpMatch, packet: Packet) -> bool:
+    return match.type == packet.icmp_type and match.code in (None, packet.icmp_code)
+
+
+def _matches_side(sets: Mapping[str, set[Net]], side: EntityMatch, address: Net, port: int | None) -> bool:
+    return (
+        (side.nets is None or any(net.__contains__(address) for net in side.nets))
+        and not any(net.__contains__(address) for net in side.not_nets)
+        and all(_is_member(sets[ref.id], ref, address) for ref in side.sets)
+        and not any(_is_member(sets[ref.id], ref, address) for ref in side.not_sets)
+        and (side.ports is None or _has_port(side.ports, port))
+        and not _has_port(side.not_ports, port)
+    )
+
+
+def _is_member(members: set[Net], ref: SetRef, address: Net) -> bool:
+    """As a kernel would do it: the hash set always, the prefix set only where the reference says that there is one."""
+    if address in members:
+        return True
+    has_prefixes = ref.nets4 if address.version == 4 else ref.nets6
+    return has_prefixes and any(net.__contains__(address) for net in members if not net.is_address)
+
+
+def _has_port(ranges: tuple[PortRange, ...], port: int | None) -> bool:
+    return port is not None and any(first <= port <= last for first, last in ranges)

@@ -1,0 +1,104 @@
+"""A follower of desired state that is also its judge: it fails when a delta could not be carried out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from felix.calc.desired import CompiledPolicy, DesiredDelta, LocalEndpoint, SetRef
+from felix.model.keys import ResourceKey
+from felix.model.net import Net
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass
+class DesiredMirror:
+    """Desired state as a dataplane knows it after the deltas it was given."""
+
+    sets: dict[str, set[Net]] = field(default_factory=dict)
+    policies: dict[ResourceKey, CompiledPolicy] = field(default_factory=dict)
+    endpoints: dict[ResourceKey, LocalEndpoint] = field(default_factory=dict)
+    blocks: set[Net] = field(default_factory=set)
+
+    def on_delta(self, delta: DesiredDelta) -> None:
+        """Follows one delta; AssertionError when it contradicts what was told or leaves something dangling."""
+        self._follow_sets(delta)
+        for key, policy in delta.policies.items():
+            assert policy != self.policies.get(key), f"{key} was told without a change"
+            _put(self.policies, key, policy)
+        for key, endpoint in delta.endpoints.items():
+            assert endpoint != self.endpoints.get(key), f"{key} was told without a change"
+            _put(self.endpoints, key, endpoint)
+        for block, wanted in delta.blocks.items():
+            assert bool(wanted) != (block in self.blocks), f"{block} was told without a change"
+            self.blocks ^= {block}
+        self._check_references()
+        self._check_members(set(delta.members) | set(delta.sets))
+        self._check_claims()
+
+    def _follow_sets(self, delta: DesiredDelta) -> None:
+        for set_id, wanted in delta.sets.items():
+            assert bool(wanted) != (set_id in self.sets), f"set {set_id} was told without a change"
+            if wanted:
+                self.sets[set_id] = set()
+            else:
+                del self.sets[set_id]
+                assert set_id not in delta.members, f"members of the dropped set {set_id}"
+        for set_id, change in delta.members.items():
+            members = self.sets[set_id]
+            assert change.added or change.removed, f"empty change of {set_id}"
+            assert change.added.isdisjoint(change.removed)
+            assert change.removed <= members, f"{set_id} never had {change.removed - members}"
+            assert change.added.isdisjoint(members), f"{set_id} already has {change.added & members}"
+            members -= change.removed
+            members |= change.added
+
+    def _check_references(self) -> None:
+        named: set[ResourceKey] = set()
+        for endpoint in self.endpoints.values():
+            for stack in (endpoint.ingress, endpoint.egress):
+                named.update(stack.profiles)
+                for tier in stack.tiers:
+                    assert tier.policies, f"{endpoint.key} has the empty tier {tier.name}"
+                    assert set(tier.policies) <= self.policies.keys(), f"{endpoint.key} names an unknown policy"
+                    named.update(tier.policies)
+        assert self.policies.keys() <= named, f"unused: {self.policies.keys() - named}"
+        used: set[str] = set()
+        for key, policy in self.policies.items():
+            for ref in find_refs(policy):
+                assert ref.id in self.sets, f"{key} names the unknown set {ref.id}"
+                prefixes = {net.version for net in self.sets[ref.id] if not net.is_address}
+                assert (ref.nets4, ref.nets6) == (4 in prefixes, 6 in prefixes), f"{key} has wrong flags for {ref.id}"
+                used.add(ref.id)
+        assert self.sets.keys() == used, f"unused: {self.sets.keys() - used}"
+
+    def _check_members(self, set_ids: set[str]) -> None:
+        for set_id in set_ids & self.sets.keys():
+            prefixes = sorted(net for net in self.sets[set_id] if not net.is_address)
+            for net in prefixes:
+                covering = [other for other in prefixes if other != net and other.__contains__(net)]
+                assert not covering, f"{set_id}: {net} lies inside {covering}"
+
+    def _check_claims(self) -> None:
+        interfaces = [endpoint.interface for endpoint in self.endpoints.values()]
+        assert len(interfaces) == len(set(interfaces)), "an interface has two endpoints"
+        addresses = [net for endpoint in self.endpoints.values() for net in endpoint.addresses]
+        assert len(addresses) == len(set(addresses)), "an address has two endpoints"
+
+
+def find_refs(policy: CompiledPolicy) -> list[SetRef]:
+    """Returns every reference of a policy to a set, in order."""
+    refs: list[SetRef] = []
+    for rule in policy.ingress + policy.egress:
+        for entity in (rule.source, rule.destination):
+            refs += [*entity.sets, *entity.not_sets]
+    return refs
+
+
+def _put(table: dict[K, V], key: K, value: V | None) -> None:
+    if value is None:
+        del table[key]
+    else:
+        table[key] = value
