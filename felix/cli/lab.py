@@ -119,7 +119,7 @@ def _up(arguments: argparse.Namespace) -> int:
     lab = Lab(arguments.name)
     started = time.monotonic()
     lab.up(hosts=arguments.hosts, agents=not arguments.no_agents, bird=not arguments.no_bird)
-    _say(f"{arguments.hosts} hosts, etcd{'' if arguments.no_bird else ', BIRD'} up; waiting for the agents")
+    _say(f"{arguments.hosts} hosts, etcd{'' if arguments.no_bird else ', BIRD'} up")
     if not arguments.no_agents:
         for host in lab.hosts:
             host.wait_agent_ready(arguments.timeout)

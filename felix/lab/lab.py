@@ -269,6 +269,8 @@ class Lab:
         }
 
     def _build_fabric(self) -> None:
+        # A machine that forwards hands that down to new namespaces; the fabric must not route between hosts.
+        namespace.write_sysctls(self.fabric.namespace, {"net/ipv4/ip_forward": "0"})
         self.fabric.configure(
             "link set lo up",
             "link add fabric type bridge forward_delay 0 mcast_snooping 0",
