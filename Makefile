@@ -1,6 +1,6 @@
 # The verbs of this project. All but help and clean first see to it that the machine is ready (make setup).
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench golden docs lock clean
+.PHONY: help setup demo test check bench golden docs proto lock clean
 BIN := .venv/bin
 # Python does not need its hash seed, bytecode or terminal to behave the same everywhere.
 export PYTHONDONTWRITEBYTECODE := 1
@@ -28,6 +28,9 @@ golden: setup ## rewrite expected files of the golden tests
 
 docs: setup ## rewrite generated documents
 	@$(BIN)/python -m tools.documents
+
+proto: setup ## rewrite what is generated from felix/datastore/rpc/etcd.proto
+	@$(BIN)/python -m grpc_tools.protoc -I. --pyi_out=. --descriptor_set_out=felix/datastore/rpc/etcd.desc felix/datastore/rpc/etcd.proto
 
 lock: setup ## renew requirements.lock to the newest versions that pyproject.toml allows
 	@tools/lock

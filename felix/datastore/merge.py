@@ -26,7 +26,16 @@ class Merge:
     with the last page; in between, batches are not wanted. The first resync is expected from the beginning.
     """
 
-    __slots__ = ("_cluster_id", "_is_announced", "_needs_snapshot", "_newest", "_revision", "_revision_by_key", "_seen")
+    __slots__ = (
+        "_cluster_id",
+        "_is_announced",
+        "_is_replaced",
+        "_needs_snapshot",
+        "_newest",
+        "_revision",
+        "_revision_by_key",
+        "_seen",
+    )
 
     def __init__(self) -> None:
         self._revision_by_key: dict[str, int] = {}
@@ -35,6 +44,7 @@ class Merge:
         self._cluster_id = 0
         self._needs_snapshot = True
         self._is_announced = False
+        self._is_replaced = False
         self._seen: dict[str, None] | None = None  # keys of the snapshot under way
 
     @property
@@ -86,8 +96,7 @@ class Merge:
         """
         if self._needs_snapshot:
             return []
-        if batch.cluster_id != self._cluster_id:
-            raise StoreReplaced(f"etcd cluster {batch.cluster_id:x} answers instead of {self._cluster_id:x}")
+        self.check_store(Header(batch.cluster_id, self._revision))
         items: list[StreamItem] = []
         for event in batch.events:
             if event.revision <= self._revision:
@@ -103,16 +112,20 @@ class Merge:
 
     def check_store(self, header: Header) -> None:
         """Raises StoreReplaced unless this is the store that was read, and not before what was read of it."""
+        if header.cluster_id == self._cluster_id and header.revision >= self._revision:
+            return
+        self._is_replaced = True  # its revision may have caught up by the time the snapshot is read
         if header.cluster_id != self._cluster_id:
             raise StoreReplaced(f"etcd cluster {header.cluster_id:x} answers instead of {self._cluster_id:x}")
-        if header.revision < self._revision:
-            raise StoreReplaced(f"etcd went back from revision {self._revision} to {header.revision}")
+        raise StoreReplaced(f"etcd went back from revision {self._revision} to {header.revision}")
 
     def _start_snapshot(self, page: RangePage) -> list[StreamItem]:
         old_id, old_revision = self._cluster_id, self._newest
         self._cluster_id, self._newest = page.cluster_id, page.revision
-        if not old_id or (page.cluster_id == old_id and page.revision >= old_revision):
+        is_same = page.cluster_id == old_id and page.revision >= old_revision and not self._is_replaced
+        if is_same or not old_id:
             return []
+        self._is_replaced = False
         # the revisions of another history compare with nothing
         self._revision_by_key = dict.fromkeys(self._revision_by_key, 0)
         return [ClusterChanged(old_id, page.cluster_id, old_revision, page.revision)]

@@ -13,13 +13,12 @@ from felix.clock import monotonic_s
 from felix.datastore.etcd import EtcdClient
 from felix.datastore.faults import EtcdUnavailable
 from felix.datastore.merge import Merge
+from felix.datastore.outage import Outage
 from felix.datastore.read import WatchStream
 from felix.datastore.types import StreamItem
 from felix.errors import PeerError, ResyncRequired
 
 log = logging.getLogger(__name__)
-
-_LOG_EVERY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +44,7 @@ class DatastoreWatch:
     """Hands every change between `start` and `end` (exclusive) to `sink`, in order, through every failure of etcd.
 
     See `Merge` for what the items promise. `sink` must not wait. For health: `is_connected`, `last_heard_at`
-    (monotonic seconds of the last word from etcd, 0 before it), `failure` (text, empty when well), and how
-    often it resynced and connected.
+    (monotonic seconds of the last word from etcd, 0 before it), `failure`, and how often it resynced and connected.
     """
 
     def __init__(
@@ -59,7 +57,6 @@ class DatastoreWatch:
     ) -> None:
         self.is_connected = False
         self.last_heard_at = 0.0
-        self.failure = ""
         self.resyncs = 0
         self.connects = 0
         self._client = client
@@ -67,13 +64,17 @@ class DatastoreWatch:
         self._sink = sink
         self._pace = pace or WatchPace()
         self._merge = Merge()
-        self._failures = 0
-        self._logged_at = 0.0
+        self._outage = Outage()
 
     @property
     def keys_count(self) -> int:
         """How many keys are in the range, as far as was delivered."""
         return self._merge.keys_count
+
+    @property
+    def failure(self) -> str:
+        """Why nothing can be heard of etcd at present; empty when all is well."""
+        return "" if self.is_connected else self._outage.failure
 
     async def run(self) -> NoReturn:
         """Follows the range until cancelled. Raises only what is a bug."""
@@ -90,7 +91,7 @@ class DatastoreWatch:
                 self._note_failure(error)
                 if self._merge.needs_snapshot:  # half a snapshot at an older revision is of no use
                     self._hand_on(self._merge.expect_snapshot(str(error)))
-            await asyncio.sleep(self._pace.delay_s(self._failures, random.random()))
+            await asyncio.sleep(self._pace.delay_s(self._outage.count, random.random()))
 
     async def _read_snapshot(self) -> None:
         """The merge has a whole snapshot at one revision."""
@@ -110,7 +111,9 @@ class DatastoreWatch:
             self._note_connected()
             while True:
                 await self._follow_once(stream)
-                self._failures = 0  # not before: etcd cancels a watch that it cannot serve after having created it
+                # not before: etcd creates a watch that it cannot serve, and then cancels it
+                if ended := self._outage.note_well():
+                    log.info("etcd watch is back after %d failures", ended)
 
     async def _follow_once(self, stream: WatchStream) -> None:
         batch = await stream.read(self._pace.probe_s)
@@ -127,16 +130,11 @@ class DatastoreWatch:
             self._sink(item)
 
     def _note_connected(self) -> None:
-        if self._failures:
-            log.info("etcd watch is back after %d attempts", self._failures)
         self.connects += 1
-        self.is_connected, self.failure = True, ""
+        self.is_connected = True
         self.last_heard_at = monotonic_s()
 
     def _note_failure(self, error: PeerError) -> None:
-        self.is_connected, self.failure = False, str(error)
-        self._failures += 1
-        now = monotonic_s()
-        if not self._logged_at or now - self._logged_at >= _LOG_EVERY_S:
-            self._logged_at = now
-            log.warning("etcd watch interrupted (attempt %d): %s", self._failures, error)
+        self.is_connected = False
+        if self._outage.note_failed(error, monotonic_s()):
+            log.warning("etcd watch interrupted (failure %d in a row): %s", self._outage.count, error)

@@ -184,7 +184,7 @@ class World:
         self.watch(10_000)
 
 
-@settings(max_examples=300)
+@settings(max_examples=500)
 @given(STEPS)
 def test_merge_after_any_interleaving_ends_in_the_state_of_the_store(steps: list[tuple[str, object]]) -> None:
     world = World()

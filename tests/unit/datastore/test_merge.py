@@ -132,3 +132,12 @@ def test_snapshot_older_than_the_last_delivered_is_told_as_a_change_of_the_store
     merge = synced(("a", b"1", 9))
     merge.expect_snapshot("restored")
     assert merge.on_page(page(4, ("a", b"0", 2)))[0] == ClusterChanged(CLUSTER, CLUSTER, 10, 4)
+
+
+def test_store_that_went_back_and_caught_up_before_the_snapshot_is_still_told_as_changed() -> None:
+    merge = synced(("a", b"old", 10))
+    with pytest.raises(StoreReplaced):
+        merge.check_store(Header(CLUSTER, 9))
+    merge.expect_snapshot("went back")
+    items = merge.on_page(page(10, ("a", b"new", 10)))
+    assert items == [ClusterChanged(CLUSTER, CLUSTER, 10, 10), Update("a", b"new", 10), InSync(10)]

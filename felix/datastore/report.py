@@ -1,0 +1,183 @@
+"""Writes status back: of each endpoint when it changes, of the agent at intervals. Forwarding never waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass
+from itertools import islice
+from typing import NoReturn
+
+from felix.clock import monotonic_s, wall_s
+from felix.datastore.etcd import EtcdClient
+from felix.datastore.faults import LeaseLost
+from felix.datastore.outage import Outage
+from felix.datastore.status import EndpointState, StatusKeys, WorkloadId, render_agent_status, render_endpoint_status
+from felix.datastore.types import DeleteOp, Op, PutOp
+from felix.errors import PeerError
+from felix.reconcile.delta import DeltaTracker
+from felix.reconcile.retry import BackOff
+
+log = logging.getLogger(__name__)
+
+BATCH_KEYS = 100  # etcd takes 128 operations in a transaction unless told otherwise
+_REREAD_S = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReportSettings:
+    """What is reported, and how often.
+
+    interval_s, ttl_s: the agent's own status is written every interval and dies after ttl; interval 0: never written.
+    delay_s: shortest time between two transactions of endpoint status, each for up to a hundred endpoints.
+    """
+
+    hostname: str
+    region: str = "no-region"
+    interval_s: float = 30.0
+    ttl_s: float = 90.0
+    delay_s: float = 1.0
+
+
+class AgentReporter:
+    """Keeps the agent's status key alive as long as the agent is."""
+
+    def __init__(self, client: EtcdClient, settings: ReportSettings) -> None:
+        self.outage = Outage()
+        self._client = client
+        self._settings = settings
+        self._keys = StatusKeys(settings.hostname, settings.region)
+        self._started_at = monotonic_s()
+        self._lease = 0
+        self._is_first = True
+
+    async def run(self) -> NoReturn:
+        """Reports until cancelled. The key is left to its lease, so that a restart is no outage."""
+        while True:
+            wait_s = self._settings.interval_s
+            try:
+                await self.report_once()
+                self.outage.note_well()
+            except PeerError as error:
+                wait_s = min(5.0, wait_s)
+                if self.outage.note_failed(error, monotonic_s()):
+                    log.warning("agent status cannot be written: %s", error)
+            await asyncio.sleep(wait_s * (1.0 + 0.1 * random.random()))
+
+    async def report_once(self) -> None:
+        """Both status keys are written, and one of them lives for the whole ttl from now."""
+        try:
+            await self._write()
+        except LeaseLost:  # the agent was paused, or etcd lost its data
+            self._lease = 0
+            await self._write()
+
+    async def _write(self) -> None:
+        if self._lease:
+            await self._client.keep_alive(self._lease)
+        else:
+            self._lease = await self._client.grant_lease(max(1, round(self._settings.ttl_s)))
+        value = render_agent_status(wall_s(), monotonic_s() - self._started_at, is_first=self._is_first)
+        await self._client.txn([], [PutOp(self._keys.agent, value, self._lease), PutOp(self._keys.agent_last, value)])
+        self._is_first = False
+
+
+class EndpointReporter:
+    """Keeps the status keys of this host's endpoints as they should be; holds one value per key, never a history.
+
+    Nothing is deleted, and nothing of an earlier life looked for, before `on_in_sync`.
+    """
+
+    def __init__(self, client: EtcdClient, settings: ReportSettings) -> None:
+        self.outage = Outage()
+        self._client = client
+        self._delay_s = settings.delay_s
+        self._keys = StatusKeys(settings.hostname, settings.region)
+        self._tracker: DeltaTracker[str, bytes] = DeltaTracker()
+        self._has_work = asyncio.Event()
+        self._is_in_sync = False
+        self._read_at: float | None = None
+        self._backoff = BackOff(first_s=0.5, most_s=30.0)
+
+    @property
+    def pending_count(self) -> int:
+        """How many keys are still to be written or deleted."""
+        return self._tracker.updates_count + self._tracker.deletes_count
+
+    def set_workload(self, name: WorkloadId, state: EndpointState) -> None:
+        """The status of a workload endpoint will be `state`."""
+        self._want(self._keys.workload(name), state)
+
+    def drop_workload(self, name: WorkloadId) -> None:
+        """The status of a workload endpoint will be gone."""
+        self._want(self._keys.workload(name), None)
+
+    def set_host_endpoint(self, name: str, state: EndpointState) -> None:
+        """The status of a host endpoint will be `state`."""
+        self._want(self._keys.host_endpoint(name), state)
+
+    def drop_host_endpoint(self, name: str) -> None:
+        """The status of a host endpoint will be gone."""
+        self._want(self._keys.host_endpoint(name), None)
+
+    def on_in_sync(self) -> None:
+        """Every endpoint of this host has been set: keys of others may go from now on."""
+        self._is_in_sync = True
+        self._has_work.set()
+
+    async def run(self) -> NoReturn:
+        """Writes until cancelled; one transaction at a time, `delay_s` apart."""
+        while True:
+            try:
+                async with asyncio.timeout(_REREAD_S):
+                    await self._has_work.wait()
+            except TimeoutError:
+                self._read_at = None  # somebody else may have changed our keys; nobody tells us
+            self._has_work.clear()
+            wait_s = self._delay_s
+            try:
+                if self._is_in_sync and (self._read_at is None or monotonic_s() - self._read_at > _REREAD_S):
+                    await self._read()
+                await self._write_some()
+                if ended := self.outage.note_well():
+                    log.info("endpoint status is written again after %d failures", ended)
+            except PeerError as error:
+                self._has_work.set()
+                wait_s = self._backoff.delay_s(self.outage.count + 1, random.random())
+                if self.outage.note_failed(error, monotonic_s()):
+                    log.warning("status of %d endpoints cannot be written: %s", self.pending_count, error)
+            await asyncio.sleep(wait_s)
+
+    async def _read(self) -> None:
+        """What is stored is known."""
+        found: list[tuple[str, bytes]] = []
+        for prefix in (self._keys.workloads, self._keys.host_endpoints):
+            kvs, _ = await self._client.list_prefix(prefix)
+            found += [(kv.key, kv.value) for kv in kvs]
+        self._tracker.replace_believed(found)
+        self._read_at = monotonic_s()
+
+    async def _write_some(self) -> None:
+        """A batch of what is pending is done, in one transaction; none if nothing is pending."""
+        puts = list(islice(self._tracker.pending_updates(), BATCH_KEYS))
+        may_delete = self._read_at is not None
+        deletes = list(islice(self._tracker.pending_deletes(), BATCH_KEYS - len(puts))) if may_delete else []
+        if not puts and not deletes:
+            return
+        operations: list[Op] = [PutOp(key, value) for key, value in puts]
+        operations += [DeleteOp(key) for key in deletes]
+        await self._client.txn([], operations)
+        for key, value in puts:
+            self._tracker.note_present(key, value)
+        for key in deletes:
+            self._tracker.note_absent(key)
+        if self._tracker.updates_count or (may_delete and self._tracker.deletes_count):
+            self._has_work.set()
+
+    def _want(self, key: str, state: EndpointState | None) -> None:
+        if state is None:
+            self._tracker.drop_desired(key)
+        else:
+            self._tracker.set_desired(key, render_endpoint_status(state))
+        self._has_work.set()
