@@ -36,7 +36,7 @@ from felix.policy.scope import (
     network_set_parents,
     policy_selector,
 )
-from felix.selector.parse import Selector
+from felix.selector.parse import Selector, SelectorError
 
 Policy = GlobalNetworkPolicy | NetworkPolicy | StagedGlobalNetworkPolicy | StagedNetworkPolicy
 
@@ -138,7 +138,8 @@ def find_tiers(world: World, endpoint: ResourceKey, direction: Direction) -> lis
     for key, policy in world.policies.items():
         if not is_enforced_on_workloads(policy) or direction.value not in policy.spec.types:
             continue
-        if get_selector(key, policy).matches(labels):
+        selector = find_selector(key, policy)
+        if selector is not None and selector.matches(labels):
             place = policy_sort_key(key, policy.spec.tier, policy.spec.order)
             places_by_tier.setdefault(get_tier_place(world, place.tier), []).append((place, key))
     return [(tier, [key for _, key in sorted(places)]) for tier, places in sorted(places_by_tier.items())]
@@ -150,11 +151,15 @@ def get_tier_place(world: World, name: str) -> TierPlace:
     return tier_sort_key(name, tier.spec.order, tier.spec.default_action) if tier else place_of_missing_tier(name)
 
 
-def get_selector(key: ResourceKey, policy: Policy) -> Selector:
-    """Returns the selector of the endpoints that a policy applies to."""
+def find_selector(key: ResourceKey, policy: Policy) -> Selector | None:
+    """Returns the selector of the endpoints that a policy applies to; None if nobody can tell: it counts as missing."""
+    namespace_selector = ""
     if isinstance(policy, GlobalNetworkPolicy | StagedGlobalNetworkPolicy):
-        return policy_selector("", policy.spec.selector, policy.spec.namespace_selector)
-    return policy_selector(key.namespace, policy.spec.selector)
+        namespace_selector = policy.spec.namespace_selector
+    try:
+        return policy_selector(key.namespace, policy.spec.selector, namespace_selector)
+    except SelectorError:
+        return None
 
 
 def is_enforced_on_workloads(policy: Policy) -> bool:

@@ -10,15 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from felix.calc.desired import Action, IcmpMatch, PortRange
+from felix.errors import shorten
 from felix.model.net import Net, parse_net
 from felix.model.records import EntityRule, Icmp, Rule
-from felix.policy.packet import ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE
+from felix.model.values import ICMP_PROTOCOLS, PORT_PROTOCOLS, PROTOCOL_NAMES, parse_ports, protocol_number
 from felix.policy.scope import rule_selectors
 from felix.selector.parse import Selector, SelectorError
-
-PROTOCOL_BY_NAME = {"TCP": TCP, "UDP": UDP, "ICMP": ICMP, "ICMPv6": ICMPV6, "SCTP": SCTP, "UDPLite": UDPLITE}
-_PROTOCOL_BY_LOWER_NAME = {name.lower(): number for name, number in PROTOCOL_BY_NAME.items()}
-PROTOCOLS_WITH_PORTS = frozenset({TCP, UDP, SCTP})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,47 +61,38 @@ def scope_rule(policy_namespace: str, rule: Rule) -> ScopedRule:
         return ScopedRule(Action.DENY, fault=str(error))
 
 
-def parse_protocol(value: int | str) -> int:
+def get_protocol(value: int | str) -> int:
     """Returns the protocol number 1-255 that a number, its digits or a name (any case) means; ValueError if none."""
-    if isinstance(value, str):
-        number = _PROTOCOL_BY_LOWER_NAME.get(value.lower())
-        if number is not None:
-            return number
-        if not (value.isascii() and value.isdigit()):
-            raise ValueError(f"unknown protocol {value!r}; give 1-255 or one of {', '.join(PROTOCOL_BY_NAME)}")
-    if not 1 <= int(value) <= 255:
-        raise ValueError(f"protocol {value} is not in 1-255")
-    return int(value)
+    number = protocol_number(value)
+    if number is None:
+        raise ValueError(f"unknown protocol {shorten(value)!r}; give 1-255 or one of {', '.join(PROTOCOL_NAMES)}")
+    return number
 
 
-def parse_port_range(value: int | str) -> PortRange:
+def get_port_range(value: int | str) -> PortRange:
     """Returns the ports that `80`, `"80"` or `"80:90"` means. ValueError for other texts, names of ports among them."""
-    first, colon, last = str(value).partition(":")
-    ends = (first, last) if colon else (first, first)
-    if not all(end.isascii() and end.isdigit() for end in ends):
-        raise ValueError(f"port {value!r} is neither a number nor a range a:b; named ports are not supported")
-    ports = PortRange(int(ends[0]), int(ends[1]))
-    if not 0 <= ports.first <= ports.last <= 65535:
-        raise ValueError(f"ports {value!r} are not a range inside 0-65535")
-    return ports
+    ends = parse_ports(value)
+    if ends is None:
+        raise ValueError(f"ports {shorten(value)!r} are no number or range a:b in 0-65535; names are not supported")
+    return PortRange(*ends)
 
 
 def _scope_rule(policy_namespace: str, rule: Rule) -> ScopedRule:
     if rule.ip_version not in (None, 4, 6):
         raise ValueError(f"ipVersion {rule.ip_version} is neither 4 nor 6")
-    protocol = None if rule.protocol is None else parse_protocol(rule.protocol)
+    protocol = None if rule.protocol is None else get_protocol(rule.protocol)
     scoped = ScopedRule(
         action=Action(rule.action),
         ip_version=rule.ip_version,
         protocol=protocol,
-        not_protocol=None if rule.not_protocol is None else parse_protocol(rule.not_protocol),
+        not_protocol=None if rule.not_protocol is None else get_protocol(rule.not_protocol),
         icmp=_scope_icmp(rule.icmp, protocol),
         not_icmp=_scope_icmp(rule.not_icmp, protocol),
         source=_scope_entity(policy_namespace, rule.source),
         destination=_scope_entity(policy_namespace, rule.destination),
     )
     has_ports = any(side.ports is not None or side.not_ports for side in (scoped.source, scoped.destination))
-    if has_ports and protocol not in PROTOCOLS_WITH_PORTS:
+    if has_ports and protocol not in PORT_PROTOCOLS:
         raise ValueError("a rule with ports needs protocol TCP, UDP or SCTP")
     return scoped
 
@@ -112,7 +100,7 @@ def _scope_rule(policy_namespace: str, rule: Rule) -> ScopedRule:
 def _scope_icmp(icmp: Icmp | None, protocol: int | None) -> IcmpMatch | None:
     if icmp is None:
         return None
-    if protocol not in (ICMP, ICMPV6):
+    if protocol not in ICMP_PROTOCOLS:
         raise ValueError("a rule with icmp or notICMP needs protocol ICMP or ICMPv6")
     if icmp.type is None:
         if icmp.code is not None:
@@ -141,4 +129,4 @@ def _scope_nets(texts: Iterable[str]) -> tuple[Net, ...]:
 
 
 def _scope_ports(values: Iterable[int | str]) -> tuple[PortRange, ...]:
-    return tuple(dict.fromkeys(parse_port_range(value) for value in values))
+    return tuple(dict.fromkeys(get_port_range(value) for value in values))

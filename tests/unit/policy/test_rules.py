@@ -6,7 +6,7 @@ import pytest
 
 from felix.calc.desired import Action, IcmpMatch, PortRange
 from felix.model.net import parse_net
-from felix.policy.rules import ScopedRule, parse_port_range, parse_protocol, scope_rule
+from felix.policy.rules import ScopedRule, get_port_range, get_protocol, scope_rule
 from tests.unit.policy.build import make_rule
 
 
@@ -15,26 +15,26 @@ from tests.unit.policy.build import make_rule
     [("TCP", 6), ("udp", 17), ("ICMP", 1), ("ICMPv6", 58), ("SCTP", 132), ("UDPLite", 136), (47, 47), ("47", 47)],
 )
 def test_protocol_by_name_or_number_is_the_number(value: int | str, expected: int) -> None:
-    assert parse_protocol(value) == expected
+    assert get_protocol(value) == expected
 
 
 @pytest.mark.parametrize("value", ["", "TCPX", 0, 256, "256", -1, "-1", "6 "])
 def test_protocol_unknown_is_refused(value: int | str) -> None:
     with pytest.raises(ValueError, match="protocol"):
-        parse_protocol(value)
+        get_protocol(value)
 
 
 @pytest.mark.parametrize(
     ("value", "expected"), [(80, (80, 80)), ("80", (80, 80)), ("80:90", (80, 90)), ("0:65535", (0, 65535))]
 )
 def test_port_range_of_number_or_text_has_both_ends(value: int | str, expected: tuple[int, int]) -> None:
-    assert parse_port_range(value) == PortRange(*expected)
+    assert get_port_range(value) == PortRange(*expected)
 
 
 @pytest.mark.parametrize("value", ["", "http", "90:80", "80:", ":80", 65536, -1, "1:2:3", "80-90", "²"])
 def test_port_range_of_anything_else_is_refused(value: int | str) -> None:
     with pytest.raises(ValueError, match="port"):
-        parse_port_range(value)
+        get_port_range(value)
 
 
 def test_rule_with_everything_is_converted_field_by_field() -> None:
