@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from felix.calc.desired import CompiledRule, EntityMatch, IcmpMatch, PortRange, SetRef
 from felix.dataplane.nft.names import address_set
@@ -24,7 +25,7 @@ _PORTS_WORD = {TCP: "tcp", UDP: "udp", SCTP: "sctp", UDPLITE: "udplite"}
 _ICMP_WORD = {ICMP: "icmp", ICMPV6: "icmpv6"}
 _FAMILY = {4: "meta nfproto 2", 6: "meta nfproto 10"}
 _FAMILY_BEFORE_ICMP = {4: "ip version 4", 6: "ip6 version 6"}
-_IMPLIED = {(4, ICMP), (6, ICMPV6)}
+_ICMP_OF = {4: ICMP, 6: ICMPV6}
 _ADDRESS_WORD = {4: "ip", 6: "ip6"}
 _LAST = {4: (1 << 32) - 1, 6: (1 << 128) - 1}
 _LAST_PORT = 65535
@@ -41,27 +42,26 @@ def render_matches(rule: CompiledRule) -> Iterator[str]:
     """
     transports = list(_transports(rule))
     for version, addresses in _addresses(rule):
-        for protocol, terms in transports:
-            yield from _combine(version, addresses, protocol, terms)
+        for transport in transports:
+            if version is None or transport.version in (None, version):
+                yield _combine(version or transport.version, addresses, transport)
 
 
-def _combine(version: int | None, addresses: Terms, protocol: int | None, terms: Terms) -> Iterator[str]:
-    """Yields the terms of a packet's two layers as text. version: None for both families."""
-    is_icmp_header = terms != () and terms[0].startswith("icmp")
-    if version is None and is_icmp_header:
-        # The word `icmp` means IPv4 to nft; the protocol number alone would not.
-        for each in (4, 6):
-            yield from _combine(each, addresses, protocol, terms)
-        return
+class _Transport(NamedTuple):
+    """Conditions above IP. version: the only family they hold for, None: both. protocol: None unless it is one."""
+
+    version: int | None
+    protocol: int | None
+    terms: Terms
+
+
+def _combine(version: int | None, addresses: Terms, transport: _Transport) -> str:
     family: Terms = ()
-    if version is not None and not addresses:
-        if protocol is None or terms == () or terms[0].startswith("meta l4proto !="):
-            family = (_FAMILY[version],)
-        elif (version, protocol) in _IMPLIED:
-            family = () if is_icmp_header else (_FAMILY_BEFORE_ICMP[version],)
-        else:
-            family = (_FAMILY_BEFORE_ICMP[version] if is_icmp_header else _FAMILY[version],)
-    yield " ".join((*family, *addresses, *terms))
+    is_said = addresses or any(term.startswith(("icmp type", "icmpv6 type")) for term in transport.terms)
+    if version is not None and not is_said:
+        is_plain_icmp = transport.protocol == _ICMP_OF[version]
+        family = (_FAMILY_BEFORE_ICMP[version] if is_plain_icmp else _FAMILY[version],)
+    return " ".join((*family, *addresses, *transport.terms))
 
 
 # --- Addresses ---
@@ -138,43 +138,44 @@ def render_address(version: int, value: int) -> str:
 # --- Protocols, ports, ICMP ---
 
 
-def _transports(rule: CompiledRule) -> Iterator[tuple[int | None, Terms]]:
-    """Yields every alternative for the layer above IP: the protocol if it is one, and the terms."""
+def _transports(rule: CompiledRule) -> Iterator[_Transport]:
+    """Yields every alternative for the layer above IP."""
     if rule.protocol is not None:
         if rule.protocol != rule.not_protocol:
             yield from _one_protocol(rule, rule.protocol)
         return
-    if rule.icmp is not None:
-        for protocol in (ICMP, ICMPV6):
-            if protocol != rule.not_protocol:
-                yield from _one_protocol(rule, protocol)
-        return
-    special = [*(_PORTS_WORD if _has_ports(rule) else ()), *(_ICMP_WORD if rule.not_icmp is not None else ())]
-    for protocol in special:
+    special = {*(_PORTS_WORD if _has_ports(rule) else ()), *(_ICMP_WORD if rule.icmp or rule.not_icmp else ())}
+    for protocol in sorted(special):
         if protocol != rule.not_protocol:
             yield from _one_protocol(rule, protocol)
-    if rule.source.ports is not None or rule.destination.ports is not None:
-        return  # what has no ports is on none of them
-    others = tuple(sorted({*special, *(() if rule.not_protocol is None else (rule.not_protocol,))}))
-    if not others:
-        yield None, ()
+    if rule.icmp is not None or rule.source.ports is not None or rule.destination.ports is not None:
+        return  # what has no ICMP header or no ports does not match
+    if rule.not_protocol is not None:
+        special.add(rule.not_protocol)
+    if special:
+        others = _render_set([str(number) for number in sorted(special)])
+        yield _Transport(None, None, (f"meta l4proto != {others}",))
     else:
-        yield None, (f"meta l4proto != {_render_set([str(number) for number in others])}",)
+        yield _Transport(None, None, ())
 
 
-def _one_protocol(rule: CompiledRule, protocol: int) -> Iterator[tuple[int | None, Terms]]:
-    terms: list[str] = []
+def _one_protocol(rule: CompiledRule, protocol: int) -> Iterator[_Transport]:
+    ports: list[str] = []
     for side, entity in (("sport", rule.source), ("dport", rule.destination)):
-        port_terms = _ports(protocol, side, entity)
-        if port_terms is None:
+        terms = _ports(protocol, side, entity)
+        if terms is None:
             return
-        terms += port_terms
-    if rule.icmp is not None or rule.not_icmp is not None:
-        icmp_terms = _icmp(protocol, rule.icmp, rule.not_icmp)
-        if icmp_terms is None:
-            return
-        terms += icmp_terms
-    yield protocol, tuple(terms) or (f"meta l4proto {protocol}",)
+        ports += terms
+    plain = tuple(ports) or (f"meta l4proto {protocol}",)
+    if rule.icmp is None and rule.not_icmp is None:
+        yield _Transport(None, protocol, plain)
+        return
+    for version in (4, 6):
+        # Only ICMP in IPv4 and ICMPv6 in IPv6 have the header that these conditions are about.
+        if protocol == _ICMP_OF[version]:
+            yield _Transport(version, protocol, _icmp(_ICMP_WORD[protocol], rule.icmp, rule.not_icmp))
+        elif rule.icmp is None:
+            yield _Transport(version, protocol, plain)
 
 
 def _has_ports(rule: CompiledRule) -> bool:
@@ -201,11 +202,7 @@ def _render_ports(ranges: Sequence[Range]) -> str:
     return _render_set([str(first) if first == last else f"{first}-{last}" for first, last in ranges])
 
 
-def _icmp(protocol: int, wanted: IcmpMatch | None, excluded: IcmpMatch | None) -> list[str] | None:
-    """Returns the ICMP terms; None when no packet can match. Other protocols have no such header."""
-    word = _ICMP_WORD.get(protocol)
-    if word is None:
-        return [] if wanted is None else None
+def _icmp(word: str, wanted: IcmpMatch | None, excluded: IcmpMatch | None) -> Terms:
     terms = []
     if wanted is not None:
         terms.append(f"{word} type {wanted.type}")
@@ -216,7 +213,7 @@ def _icmp(protocol: int, wanted: IcmpMatch | None, excluded: IcmpMatch | None) -
             terms.append(f"{word} type != {excluded.type}")
         else:
             terms.append(f"{word} type . {word} code != {{ {excluded.type} . {excluded.code} }}")
-    return terms
+    return tuple(terms)
 
 
 # --- Sets of literals ---

@@ -1,0 +1,289 @@
+"""A kernel's nf_tables for tests: takes the texts and element changes that Felix writes, refuses what a kernel would,
+and can say what becomes of a packet.
+
+It knows the language of `fake_nft_rules` and nothing else; the contract tests hold it against the real kernel.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from felix.dataplane.nft.types import ElementShape, RefusedChange, SetChange
+from felix.errors import KernelRefused
+from felix.policy.packet import Packet
+from tests.model.fake_nft_rules import FakeRule, NotUnderstood, Passing, parse_rule
+
+_HOOK = re.compile(r"type filter hook (\w+) priority (-?\d+); policy accept;")
+_JUMP_LIMIT = 16
+_TABLE = "inet felix"
+
+
+@dataclass
+class FakeTable:
+    """One table: hook and rules by chain, declarations by kind and name, elements by set."""
+
+    hooks: dict[str, str] = field(default_factory=dict)
+    rules: dict[str, list[FakeRule]] = field(default_factory=dict)
+    objects: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    elements: dict[str, dict[bytes, str]] = field(default_factory=dict)
+
+    def changed(self) -> FakeTable:
+        """Returns a copy that may be changed without touching this one."""
+        rules = {name: list(lines) for name, lines in self.rules.items()}
+        return FakeTable(dict(self.hooks), rules, dict(self.objects), copy.deepcopy(self.elements))
+
+
+class Refused(Exception):
+    """A transaction that a kernel would not take."""
+
+
+class FakeNft:
+    """Implements NftPort. writes: transactions that took effect. is_refused: says which lines it does not take."""
+
+    def __init__(self) -> None:
+        self.table: FakeTable | None = None
+        self.writes = 0
+        self.is_refused: Callable[[str], bool] = lambda line: False
+        self.after_write: Callable[[], None] = lambda: None
+
+    # --- NftPort ---
+
+    def run(self, text: str) -> str:
+        """See NftPort.run."""
+        try:
+            table = _Transaction(self.table, self.is_refused).run(text)
+        except (Refused, NotUnderstood) as error:
+            return str(error)
+        self._commit(table)
+        return ""
+
+    def change(self, changes: Sequence[SetChange]) -> list[RefusedChange]:
+        """See NftPort.change."""
+        if self.table is None:
+            return [RefusedChange(change, "No such file or directory", True) for change in changes]
+        table = self.table.changed()
+        refused = []
+        for change in changes:
+            reason = _change_elements(table, change)
+            if reason:
+                refused.append(RefusedChange(change, reason, reason != "Too many links"))
+        if not refused:
+            self._commit(table)
+        return refused
+
+    def list_table(self) -> str:
+        """See NftPort.list_table."""
+        if self.table is None:
+            return ""
+        lines = [f"table {_TABLE} {{"]
+        for (kind, name), body in self.table.objects.items():
+            lines += [f"\t{kind} {name} {{", *(f"\t\t{line}" for line in body), "\t}", ""]
+        for name, rules in self.table.rules.items():
+            hook = [f"\t\t{self.table.hooks[name]}"] if name in self.table.hooks else []
+            lines += [f"\tchain {name} {{", *hook, *(f"\t\t{rule.line}" for rule in rules), "\t}", ""]
+        return "\n".join([*lines, "}", ""])
+
+    def dump(self, set_: str, shape: ElementShape) -> dict[bytes, str]:
+        """See NftPort.dump."""
+        if self.table is None or set_ not in self.table.elements:
+            raise KernelRefused(f"no set {set_}")
+        return dict(self.table.elements[set_])
+
+    def _commit(self, table: FakeTable | None) -> None:
+        self.table = table
+        self.writes += 1
+        self.after_write()
+
+    # --- Packets ---
+
+    def is_forwarded(self, packet: Packet, iif: str, oif: str, state: str = "new") -> bool:
+        """Whether a packet that came in by `iif` leaves by `oif`."""
+        return self._passes("prerouting", Passing(packet, iif, "", state)) and self._passes(
+            "forward", Passing(packet, iif, oif, state)
+        )
+
+    def is_received(self, packet: Packet, iif: str, state: str = "new") -> bool:
+        """Whether a packet that came in by `iif` reaches this host's own programs."""
+        passing = Passing(packet, iif, "", state)
+        return self._passes("prerouting", passing) and self._passes("input", passing)
+
+    def is_sent(self, packet: Packet, oif: str, state: str = "new") -> bool:
+        """Whether a packet of this host's own programs leaves by `oif`."""
+        return self._passes("output", Passing(packet, "", oif, state))
+
+    def _passes(self, hook: str, passing: Passing) -> bool:
+        if self.table is None:
+            return True
+        bases = []
+        for name, line in self.table.hooks.items():
+            match = _HOOK.fullmatch(line)
+            assert match is not None, line
+            if match[1] == hook:
+                bases.append((int(match[2]), name))
+        return all(self._verdict(name, passing) != "drop" for _, name in sorted(bases))
+
+    def _verdict(self, chain: str, passing: Passing) -> str:
+        """Returns `accept`, `drop`, or `return` for a chain that has nothing to say."""
+        assert self.table is not None
+        for rule in self.table.rules[chain]:
+            if not all(condition(passing, self.table.elements) for condition in rule.conditions):
+                continue
+            verdict = rule.verdict
+            if rule.lookup is not None:
+                verdict = rule.lookup(passing, self.table.elements) or ""
+            action, _, target = verdict.partition(" ")
+            if action in ("accept", "drop", "return"):
+                return action
+            if action == "goto":
+                return self._verdict(target, passing)
+            if action == "jump" and (result := self._verdict(target, passing)) != "return":
+                return result
+        return "return"
+
+
+class _Transaction:
+    """One text, applied to a copy of the table."""
+
+    def __init__(self, table: FakeTable | None, is_refused: Callable[[str], bool]) -> None:
+        self._table = None if table is None else table.changed()
+        self._is_refused = is_refused
+
+    def run(self, text: str) -> FakeTable | None:
+        lines = text.splitlines()
+        while lines:
+            line = lines.pop(0)
+            words = line.split()
+            match words:
+                case []:
+                    continue
+                case ["add", "table", "inet", "felix"]:
+                    self._table = self._table or FakeTable()
+                case ["delete", "table", "inet", "felix"]:
+                    self._get()
+                    self._table = None
+                case ["flush", "chain", "inet", "felix", name]:
+                    self._get_chain(name).clear()
+                case ["delete", "chain", "inet", "felix", name]:
+                    self._get_chain(name)
+                    del self._get().rules[name]
+                    self._get().hooks.pop(name, None)
+                case ["delete", kind, "inet", "felix", name]:
+                    if self._get().objects.pop((kind, name), None) is None:
+                        raise Refused(f"No such file or directory: {kind} {name}")
+                    self._get().elements.pop(name, None)
+                case ["table", "inet", "felix", "{"]:
+                    self._table = self._table or FakeTable()
+                    self._block(lines)
+                case _:
+                    raise NotUnderstood(line)
+        if self._table is not None:
+            _validate(self._table)
+        return self._table
+
+    def _block(self, lines: list[str]) -> None:
+        while (line := lines.pop(0)) != "}":
+            kind, name, brace = line.split()
+            assert brace == "{", line
+            body = []
+            while (line := lines.pop(0)) != "\t}":
+                body.append(line.strip())
+            if kind == "chain":
+                self._chain(name, body)
+            else:
+                self._declare(kind, name, tuple(body))
+
+    def _declare(self, kind: str, name: str, body: tuple[str, ...]) -> None:
+        table = self._get()
+        if kind != "counter" and any(other == name and k not in (kind, "counter") for k, other in table.objects):
+            raise Refused(f"File exists: {kind} {name}")
+        if table.objects.setdefault((kind, name), body) != body:
+            raise Refused(f"File exists: {kind} {name}")
+        if kind != "counter":
+            table.elements.setdefault(name, {})
+
+    def _chain(self, name: str, body: list[str]) -> None:
+        table = self._get()
+        rules = table.rules.setdefault(name, [])
+        for line in body:
+            if self._is_refused(line):
+                raise Refused(f"Operation not supported: {line}")
+            if _HOOK.fullmatch(line):
+                if rules or table.hooks.get(name, line) != line:
+                    raise Refused(f"Device or resource busy: {name}")
+                table.hooks[name] = line
+            else:
+                rules.append(parse_rule(line))
+
+    def _get(self) -> FakeTable:
+        if self._table is None:
+            raise Refused("No such file or directory: table")
+        return self._table
+
+    def _get_chain(self, name: str) -> list[FakeRule]:
+        if name not in self._get().rules:
+            raise Refused(f"No such file or directory: chain {name}")
+        return self._get().rules[name]
+
+
+def _validate(table: FakeTable) -> None:
+    """Raises Refused when something refers to nothing, or a packet could take too many jumps."""
+    for chain, rules in table.rules.items():
+        for rule in rules:
+            if missing := [name for name in rule.chains if name not in table.rules]:
+                raise Refused(f"No such file or directory: chain {missing} in {chain}")
+            if missing := [name for name in rule.sets if name not in table.elements]:
+                raise Refused(f"No such file or directory: set {missing} in {chain}")
+            if missing := [name for name in rule.counters if ("counter", name) not in table.objects]:
+                raise Refused(f"No such file or directory: counter {missing} in {chain}")
+    for set_, elements in table.elements.items():
+        if missing := [chain for chain in elements.values() if chain and chain not in table.rules]:
+            raise Refused(f"Device or resource busy: chain {missing} in map {set_}")
+    depths: dict[str, int] = {}
+    for chain in table.hooks:
+        if _depth(table, chain, depths, ()) > _JUMP_LIMIT:
+            raise Refused("Too many links")
+
+
+def _depth(table: FakeTable, chain: str, depths: dict[str, int], above: tuple[str, ...]) -> int:
+    """Returns how many chains a packet can be in one below the other, this one included."""
+    if chain in above:
+        raise Refused(f"Too many levels of symbolic links: {chain}")
+    if chain not in depths:
+        below: set[str] = set()
+        for rule in table.rules[chain]:
+            below.update(rule.chains)
+            if rule.lookup is not None:
+                below.update(target for set_ in rule.sets for target in table.elements[set_].values())
+        depths[chain] = 1 + max((_depth(table, one, depths, (*above, chain)) for one in below), default=0)
+    return depths[chain]
+
+
+def _change_elements(table: FakeTable, change: SetChange) -> str:
+    """Changes one set; returns why a kernel would refuse, or nothing."""
+    elements = table.elements.get(change.set)
+    if elements is None:
+        return "No such file or directory"
+    for element in change.removed:
+        if elements.pop(element.key, None) is None:
+            return "No such file or directory"
+    for element in change.added:
+        if element.chain and element.chain not in table.rules:
+            return "No such file or directory"
+        if elements.get(element.key, element.chain) != element.chain:
+            return "Device or resource busy"
+        width = len(element.key) // 2
+        if change.shape.is_range and any(
+            element.key[:width] <= other[width:] and other[:width] <= element.key[width:] and other != element.key
+            for other in elements
+        ):
+            return "File exists"
+        elements[element.key] = element.chain
+    if change.shape.is_map:
+        try:
+            _validate(table)
+        except Refused as error:
+            return str(error)
+    return ""

@@ -1,0 +1,303 @@
+"""What one nft rule means for one packet: the subset of nft's language that Felix writes, and an error for the rest."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from felix.policy.packet import ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE, Packet
+
+_TOKEN = re.compile(r'"[^"]*"|[{},]|[^\s{},]+')
+_PROTOCOLS = {"tcp": TCP, "udp": UDP, "sctp": SCTP, "udplite": UDPLITE, "icmp": ICMP, "icmpv6": ICMPV6}
+_FAMILIES = {"ip": 4, "ip6": 6}
+_NFPROTO = {4: 2, 6: 10}
+STATES = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
+
+
+class Passing(NamedTuple):
+    """A packet on its way through one hook. iif, oif: empty where there is none. state: one of STATES."""
+
+    packet: Packet
+    iif: str = ""
+    oif: str = ""
+    state: str = "new"
+
+
+Sets = Mapping[str, Mapping[bytes, str]]
+Condition = Callable[[Passing, Sets], bool]
+Lookup = Callable[[Passing, Sets], str | None]
+
+
+@dataclass(frozen=True)
+class FakeRule:
+    """One rule, understood. lookup: a verdict map. verdict: `accept`, `jump x`, `vmap`, or empty to go on."""
+
+    line: str
+    conditions: tuple[Condition, ...]
+    verdict: str
+    lookup: Lookup | None
+    sets: tuple[str, ...]
+    chains: tuple[str, ...]
+    counters: tuple[str, ...]
+
+
+class NotUnderstood(ValueError):
+    """The line is outside of the language that Felix is known to write."""
+
+
+def parse_rule(line: str) -> FakeRule:
+    """Returns the meaning of one line of a chain. Raises NotUnderstood."""
+    return _Parser(line).parse()
+
+
+class _Parser:
+    def __init__(self, line: str) -> None:
+        self._line = line
+        self._tokens = _TOKEN.findall(line)
+        self._conditions: list[Condition] = []
+        self._sets: list[str] = []
+        self._chains: list[str] = []
+        self._counters: list[str] = []
+        self._verdict = ""
+        self._lookup: Lookup | None = None
+
+    def parse(self) -> FakeRule:
+        while self._tokens:
+            if self._verdict and self._tokens[0] != "comment":
+                self._fail()
+            self._statement(self._take())
+        sets, chains, counters = tuple(self._sets), tuple(self._chains), tuple(self._counters)
+        return FakeRule(self._line, tuple(self._conditions), self._verdict, self._lookup, sets, chains, counters)
+
+    def _statement(self, word: str) -> None:
+        match word:
+            case "accept" | "drop" | "return":
+                self._verdict = word
+            case "jump" | "goto":
+                self._chains.append(self._take())
+                self._verdict = f"{word} {self._chains[-1]}"
+            case "log":
+                self._expect("prefix")
+                self._take_quoted()
+                self._expect("level")
+                self._expect("info")
+            case "counter":
+                self._expect("name")
+                self._counters.append(self._take_quoted())
+            case "comment":
+                self._take_quoted()
+            case "meta":
+                self._meta(self._take())
+            case "ip" | "ip6":
+                self._address(_FAMILIES[word], self._take())
+            case "tcp" | "udp" | "sctp" | "udplite":
+                self._port(_PROTOCOLS[word], self._take())
+            case "icmp" | "icmpv6":
+                self._icmp(word, self._take())
+            case "iifname" | "oifname":
+                self._interface(word)
+            case "ct":
+                self._state()
+            case _:
+                self._fail()
+
+    # --- Tokens ---
+
+    def _fail(self) -> None:
+        raise NotUnderstood(f"{self._line!r} from {self._tokens[:3]}")
+
+    def _take(self) -> str:
+        if not self._tokens:
+            self._fail()
+        return str(self._tokens.pop(0))
+
+    def _take_quoted(self) -> str:
+        token = self._take()
+        if len(token) < 2 or token[0] != '"' or token[-1] != '"':
+            self._fail()
+        return token[1:-1]
+
+    def _expect(self, token: str) -> None:
+        if self._take() != token:
+            self._fail()
+
+    def _is_next(self, token: str) -> bool:
+        if self._tokens and self._tokens[0] == token:
+            self._tokens.pop(0)
+            return True
+        return False
+
+    def _values(self) -> list[str]:
+        if not self._is_next("{"):
+            return [self._take()]
+        items: list[list[str]] = [[]]
+        while not self._is_next("}"):
+            if self._is_next(","):
+                items.append([])
+            else:
+                items[-1].append(self._take())
+        return [" ".join(item) for item in items]
+
+    def _numbers(self) -> tuple[bool, list[tuple[int, int]]]:
+        is_negated = self._is_next("!=")
+        ranges = []
+        for text in self._values():
+            first, _, last = text.partition("-")
+            ranges.append((int(first), int(last or first)))
+        return is_negated, ranges
+
+    # --- Conditions ---
+
+    def _when(self, get_value: Callable[[Packet], int | None], is_negated: bool, ranges: list[tuple[int, int]]) -> None:
+        def holds(passing: Passing, _: Sets) -> bool:
+            value = get_value(passing.packet)
+            return value is not None and any(first <= value <= last for first, last in ranges) is not is_negated
+
+        self._conditions.append(holds)
+
+    def _meta(self, what: str) -> None:
+        match what:
+            case "nfproto":
+                self._when(lambda packet: _NFPROTO[packet.version], *self._numbers())
+            case "l4proto":
+                self._when(lambda packet: packet.protocol, *self._numbers())
+            case _:
+                self._fail()
+
+    def _address(self, version: int, what: str) -> None:
+        if what == "version":
+            self._expect(str(version))
+            self._conditions.append(lambda passing, _: passing.packet.version == version)
+            return
+        if what not in ("saddr", "daddr"):
+            self._fail()
+        is_negated = self._is_next("!=")
+        values = self._values()
+        self._conditions.append(_in_addresses(version, what, values, is_negated))
+        self._sets += [value[1:] for value in values if value.startswith("@")]
+
+    def _port(self, protocol: int, side: str) -> None:
+        if side not in ("sport", "dport"):
+            self._fail()
+
+        def get_port(packet: Packet) -> int | None:
+            if packet.protocol != protocol:
+                return None
+            return packet.source_port if side == "sport" else packet.destination_port
+
+        self._when(get_port, *self._numbers())
+
+    def _icmp(self, word: str, what: str) -> None:
+        version = 4 if word == "icmp" else 6
+
+        def get_number(packet: Packet, name: str) -> int | None:
+            if packet.version != version or packet.protocol != _PROTOCOLS[word]:
+                return None
+            return packet.icmp_type if name == "type" else packet.icmp_code
+
+        if not self._is_next("."):
+            self._when(lambda packet: get_number(packet, what), *self._numbers())
+            return
+        for token in (word, "code"):
+            self._expect(token)
+        is_negated = self._is_next("!=")
+        pairs = [tuple(map(int, value.split(" . "))) for value in self._values()]
+
+        def holds(passing: Passing, _: Sets) -> bool:
+            pair = (get_number(passing.packet, "type"), get_number(passing.packet, "code"))
+            return None not in pair and (pair in pairs) is not is_negated
+
+        self._conditions.append(holds)
+
+    def _interface(self, word: str) -> None:
+        def get_name(passing: Passing) -> str:
+            return passing.iif if word == "iifname" else passing.oif
+
+        if self._is_next("."):
+            self._source(get_name)
+            return
+        if self._is_next("vmap"):
+            map_ = self._take()[1:]
+            self._sets.append(map_)
+
+            def look_up(passing: Passing, sets: Sets) -> str | None:
+                chain = sets[map_].get(_padded(get_name(passing)))
+                return None if chain is None else f"goto {chain}"
+
+            self._lookup, self._verdict = look_up, "vmap"
+            return
+        is_negated = self._is_next("!=")
+        token = self._take()
+        if token.startswith("@"):
+            self._sets.append(token[1:])
+            self._conditions.append(
+                lambda passing, sets: (_padded(get_name(passing)) in sets[token[1:]]) is not is_negated
+            )
+            return
+        name = token.strip('"')
+        if name.endswith("*"):
+            self._conditions.append(lambda passing, _: get_name(passing).startswith(name[:-1]) is not is_negated)
+        else:
+            self._conditions.append(lambda passing, _: (get_name(passing) == name) is not is_negated)
+
+    def _source(self, get_name: Callable[[Passing], str]) -> None:
+        version = _FAMILIES[self._take()]
+        self._expect("saddr")
+        is_negated = self._is_next("!=")
+        set_ = self._take()[1:]
+        self._sets.append(set_)
+
+        def holds(passing: Passing, sets: Sets) -> bool:
+            if passing.packet.version != version:
+                return False
+            key = _padded(get_name(passing)) + passing.packet.source_net.packed
+            return (key in sets[set_]) is not is_negated
+
+        self._conditions.append(holds)
+
+    def _state(self) -> None:
+        self._expect("state")
+        if not self._is_next("vmap"):
+            wanted = {int(self._take(), 16)}
+            while self._is_next(","):
+                wanted.add(int(self._take(), 16))
+            self._conditions.append(lambda passing, _: STATES[passing.state] in wanted)
+            return
+        verdicts = dict(value.split(" : ") for value in self._values())
+        by_state = {int(state, 16): verdict for state, verdict in verdicts.items()}
+        self._lookup, self._verdict = lambda passing, _: by_state.get(STATES[passing.state]), "vmap"
+
+
+def _padded(name: str) -> bytes:
+    return name.encode().ljust(16, b"\0")
+
+
+def _in_addresses(version: int, side: str, values: list[str], is_negated: bool) -> Condition:
+    ranges = [_parse_range(value) for value in values if not value.startswith("@")]
+    names = [value[1:] for value in values if value.startswith("@")]
+    width = 4 if version == 4 else 16
+
+    def holds(passing: Passing, sets: Sets) -> bool:
+        packet = passing.packet
+        if packet.version != version:
+            return False
+        value = packet.source if side == "saddr" else packet.destination
+        key = value.to_bytes(width, "big")
+        is_inside = any(first <= value <= last for first, last in ranges) or any(
+            key in sets[name] or any(len(one) > width and one[:width] <= key <= one[width:] for one in sets[name])
+            for name in names
+        )
+        return is_inside is not is_negated
+
+    return holds
+
+
+def _parse_range(text: str) -> tuple[int, int]:
+    first, _, last = text.partition("-")
+    if last:
+        return int(ipaddress.ip_address(first)), int(ipaddress.ip_address(last))
+    network = ipaddress.ip_network(text)
+    return int(network.network_address), int(network.broadcast_address)
