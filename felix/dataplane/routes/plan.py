@@ -214,6 +214,12 @@ class RoutePlan:
         """What the kernel did not take, and why; a live view."""
         return MappingProxyType(self._refusal_by_key)
 
+    def is_routed(self, net: Net) -> bool:
+        """Whether a route is wanted for the address of an endpoint, and is believed to stand as wanted."""
+        key = self._key_of(net)
+        wanted = self._routes.desired.get(key)
+        return wanted is not None and self._routes.believed.get(key) == wanted
+
     @property
     def is_settled(self) -> bool:
         """Whether nothing is left to do, refused operations aside."""

@@ -1,0 +1,120 @@
+"""How each local endpoint stands, put together from what the families believe. Pure.
+
+An endpoint is `up` only when its policy is in the kernel, its interface is there and up, and all its routes stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from felix.calc.desired import LocalEndpoint
+from felix.dataplane.cycle import Cycle, EndpointCondition, EndpointReport
+from felix.dataplane.links.plan import LinkPlan
+from felix.dataplane.links.types import LinkState
+from felix.dataplane.nft.plan import NftPlan
+from felix.dataplane.routes.plan import RoutePlan
+from felix.errors import Problem
+from felix.model.keys import ResourceKey
+
+
+class EndpointBoard:
+    """The report of every wanted endpoint, and since when an endpoint waits to be enforced."""
+
+    def __init__(self, nft: NftPlan, routes: RoutePlan, links: LinkPlan) -> None:
+        self._nft = nft
+        self._routes = routes
+        self._links = links
+        self._endpoint_by_key: dict[ResourceKey, LocalEndpoint] = {}
+        self._report_by_key: dict[ResourceKey, EndpointReport] = {}
+        self._link_state_by_key: dict[ResourceKey, LinkState] = {}
+        self._arrived_at_by_key: dict[ResourceKey, float] = {}  # changes that are not yet in the kernel
+        self._dirty: dict[ResourceKey, None] = {}
+        self.has_refusals = False
+
+    @property
+    def reports(self) -> Mapping[ResourceKey, EndpointReport]:
+        """The last report of each wanted endpoint."""
+        return self._report_by_key
+
+    @property
+    def endpoints(self) -> Mapping[ResourceKey, LocalEndpoint]:
+        """The wanted endpoints."""
+        return self._endpoint_by_key
+
+    def oldest_wait_s(self, now: float) -> float:
+        """Returns for how long the oldest change that is not enforced yet has been waiting; 0 when none is."""
+        first = next(iter(self._arrived_at_by_key.values()), None)
+        return 0.0 if first is None else now - first
+
+    def on_delta(self, endpoints: Mapping[ResourceKey, LocalEndpoint | None], arrived_at: float) -> None:
+        """These endpoints are wanted from now on, or not any more (None); the change arrived then."""
+        for key, endpoint in endpoints.items():
+            self._dirty[key] = None
+            if endpoint is None:
+                self._endpoint_by_key.pop(key, None)
+                self._link_state_by_key.pop(key, None)
+                self._arrived_at_by_key.pop(key, None)
+            else:
+                self._endpoint_by_key[key] = endpoint
+                self._arrived_at_by_key.setdefault(key, arrived_at)
+
+    def has_link_news(self) -> bool:
+        """Whether the interface of an endpoint came, went, rose or fell since the last report."""
+        states = self._links.pop_states()
+        for key, state in states.items():
+            self._link_state_by_key[key] = state
+            self._dirty[key] = None
+        return bool(states)
+
+    def report(self, cycle: Cycle, now: float) -> None:
+        """`cycle` says which reports changed, how long endpoints took, and what the dataplane cannot do."""
+        self.has_link_news()
+        dirty, self._dirty = self._dirty, {}
+        for key in dirty:
+            self._report_one(key, cycle, now)
+        if self.has_refusals or cycle.failures:
+            cycle.problems = self._find_problems()
+            self.has_refusals = bool(cycle.problems)
+
+    def _report_one(self, key: ResourceKey, cycle: Cycle, now: float) -> None:
+        endpoint = self._endpoint_by_key.get(key)
+        if endpoint is None:
+            if self._report_by_key.pop(key, None) is not None:
+                cycle.endpoints[key] = None
+            return
+        report = self._judge(key, endpoint)
+        if report.is_enforced and report.condition is EndpointCondition.UP:
+            arrived_at = self._arrived_at_by_key.pop(key, None)
+            if arrived_at is not None:
+                cycle.latencies_s.append(now - arrived_at)
+        elif report.condition is EndpointCondition.DOWN:
+            self._arrived_at_by_key.pop(key, None)  # it waits for its interface, not for us
+        else:
+            self._dirty[key] = None
+        if self._report_by_key.get(key) != report:
+            self._report_by_key[key] = report
+            cycle.endpoints[key] = report
+
+    def _judge(self, key: ResourceKey, endpoint: LocalEndpoint) -> EndpointReport:
+        is_enforced = self._nft.is_enforced(key)
+        problem = self._nft.problems.get(key)
+        if problem is not None:
+            return EndpointReport(EndpointCondition.ERROR, is_enforced, problem.reason)
+        if not is_enforced:
+            return EndpointReport(EndpointCondition.ERROR, False, "its policy is not in the kernel yet; it is closed")
+        state = self._link_state_by_key.get(key, LinkState.ABSENT)
+        if state is not LinkState.UP:
+            return EndpointReport(EndpointCondition.DOWN, True, f"interface {endpoint.interface} is {state.value}")
+        missing = [net.address for net in endpoint.addresses if not self._routes.is_routed(net)]
+        if missing:
+            return EndpointReport(EndpointCondition.ERROR, True, f"no route for {', '.join(missing)}")
+        return EndpointReport(EndpointCondition.UP, True)
+
+    def _find_problems(self) -> dict[ResourceKey, Problem]:
+        problems = dict(self._nft.problems)
+        for chain, policy, endpoints in self._nft.closed_chains():
+            names = ", ".join(str(key) for key in endpoints[:5]) or "no endpoint"
+            reason = f"the kernel refuses its chain {chain}, which now denies everything; closed: {names}"
+            for key in [policy] if policy is not None else endpoints:
+                problems[key] = Problem(str(key), "", "", reason)
+        return problems
