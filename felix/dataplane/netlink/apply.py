@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from felix.dataplane.netlink.message import (
     FLAGS_OFFSET,
@@ -76,14 +76,15 @@ class NetlinkSocket:
             answers += self._transact_chunk(chunk)
         return answers
 
-    def dump(self, request: bytes) -> list[bytes]:
+    def dump(self, request: bytes, keep: Callable[[bytes], bool] | None = None) -> list[bytes]:
         """Returns the datagrams that answer `request`: whole messages without control messages, for `parse_messages`.
 
+        keep: datagrams for which it says False are left out, so that a huge dump need not lie in memory.
         NLM_F_DUMP is set here. A dump that the kernel calls interrupted is done again.
         Raises KernelRefused when the kernel refuses, ResyncRequired when it stays inconsistent or datagrams were lost.
         """
         for _ in range(_DUMP_ATTEMPTS):
-            datagrams = self._dump_once(request)
+            datagrams = self._dump_once(request, keep)
             if datagrams is not None:
                 return datagrams
         raise ResyncRequired(f"netlink: a dump was interrupted by changes {_DUMP_ATTEMPTS} times in a row")
@@ -149,7 +150,7 @@ class NetlinkSocket:
         self._socket.sendto(buffer, (0, 0))
         return first_sequence
 
-    def _dump_once(self, request: bytes) -> list[bytes] | None:
+    def _dump_once(self, request: bytes, keep: Callable[[bytes], bool] | None) -> list[bytes] | None:
         self._drain()
         length, type_, flags, _, _ = HEADER.unpack_from(request)
         numbered = HEADER.pack(length, type_, flags | NLM_F_DUMP, self._sequence, 0) + request[HEADER_BYTES:]
@@ -164,7 +165,7 @@ class NetlinkSocket:
                 raise PeerError("netlink: the kernel stopped answering in the middle of a dump")
             kept_bytes, flags_seen, end = _scan_dump(datagram, sequence)
             is_consistent = is_consistent and not flags_seen & NLM_F_DUMP_INTR
-            if kept_bytes:
+            if kept_bytes and (keep is None or keep(datagram)):
                 datagrams.append(datagram if kept_bytes == len(datagram) else datagram[:kept_bytes])
             if end is not None:
                 refusal = parse_answer(end)
