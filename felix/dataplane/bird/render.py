@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 
 import jinja2
 
@@ -73,8 +73,8 @@ def _render(context: BirdContext, digest: str) -> str:
 @functools.cache
 def _template() -> jinja2.Template:
     folders = [
-        Path(__file__).resolve().parents[3] / "bird_templates",
-        Path(sys.prefix) / "share" / "felix" / "bird_templates",
+        str(PurePath(__file__).parents[3] / "bird_templates"),
+        str(PurePath(sys.prefix) / "share" / "felix" / "bird_templates"),
     ]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders),
