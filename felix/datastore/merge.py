@@ -111,7 +111,11 @@ class Merge:
         return items
 
     def check_store(self, header: Header) -> None:
-        """Raises StoreReplaced unless this is the store that was read, and not before what was read of it."""
+        """Raises StoreReplaced unless this is the store that was read, and not before what was read of it.
+
+        Not noticed: a store of the same identity that went back and caught up between two looks. Etcd gives a cluster
+        restored from a backup another identity, unless told to give it the old one.
+        """
         if header.cluster_id == self._cluster_id and header.revision >= self._revision:
             return
         self._is_replaced = True  # its revision may have caught up by the time the snapshot is read

@@ -169,11 +169,16 @@ class World:
         self.store.history.clear()
 
     def restore(self, revision: int) -> None:
-        """The store goes back in time; noticed by the check of the next connection before anything new is written."""
+        """The store goes back in time, and the next connection comes before anything new is written.
+
+        Where no connection can look in between, the identity changes, as it does when etcd is restored from a backup:
+        a store of the same identity that went back and caught up unseen cannot be told from one that never did.
+        """
         if revision < self.store.revision:
             self.store.history[:] = [event for event in self.store.history if event.revision <= revision]
             self.store.revision = max(1, revision)
             self.store.compacted = 0
+            self.store.cluster_id += self.merge.needs_snapshot
             self.watch(0)
 
     def settle(self) -> None:
