@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from felix.calc.changes import ChangeLog
@@ -18,13 +18,16 @@ from felix.model.net import Net
 class EndpointSpec(NamedTuple):
     """What the record of a local endpoint asks for; fields as in `LocalEndpoint`.
 
-    interface: empty if the record names none that can be used. problems: what is wrong with the record itself.
+    interface: empty if the record names none that can be used. labels: by which policies see it, without inherited
+    ones. profiles: names, in order; a later one's labels count more, and one may come twice. problems: what is wrong
+    with the record itself.
     """
 
     interface: str
     addresses: tuple[Net, ...]
     mac: str | None
-    profiles: tuple[ResourceKey, ...]
+    labels: Mapping[str, str]
+    profiles: tuple[str, ...]
     revision: int
     problems: tuple[Problem, ...] = ()
 
@@ -39,8 +42,8 @@ class LocalEndpoints:
         self._interfaces: Claims[str] = Claims()
         self._addresses: Claims[Net] = Claims()
         self._dirty: dict[ResourceKey, None] = {}
-        self._users_by_rules: Counter[ResourceKey] = Counter()  # policy or profile -> endpoints that name it
-        self._changed_rules: dict[ResourceKey, None] = {}
+        self._users_by_profile: Counter[ResourceKey] = Counter()
+        self._changed_profiles: dict[ResourceKey, None] = {}
         self.results: ChangeLog[ResourceKey, LocalEndpoint] = ChangeLog()
 
     def set_spec(self, key: ResourceKey, spec: EndpointSpec | None) -> None:
@@ -55,54 +58,60 @@ class LocalEndpoints:
         self._dirty.update(dict.fromkeys(self._interfaces.set_claims(key, _find_interfaces(spec))))
 
     def settle(self) -> None:
-        """Results and uses of rules follow everything that was set; costs what changed."""
-        self._dirty.update(self._matches.pop_touched())
-        # Addresses are claimed only through an interface that is owned; interfaces do not depend on addresses,
-        # so one round finds everybody whose addresses changed hands.
+        """Results and matches follow everything that was set; costs what changed."""
         for key in list(self._dirty):
-            self._dirty.update(dict.fromkeys(self._addresses.set_claims(key, self._find_claimable(key))))
+            spec = self._find_owner_spec(key)
+            if spec is not None:
+                self._matches.set_endpoint(key, spec.labels, spec.profiles)
+            else:
+                self._matches.drop_endpoint(key)
+            # Addresses are claimed only through an interface that is owned; interfaces do not depend on addresses,
+            # so one round finds everybody whose addresses changed hands.
+            self._dirty.update(dict.fromkeys(self._addresses.set_claims(key, spec.addresses if spec else ())))
+        self._dirty.update(self._matches.pop_touched())
         dirty, self._dirty = self._dirty, {}
         for key in dirty:
             self._build(key)
 
-    def pop_changed_rules(self) -> dict[ResourceKey, None]:
-        """Returns the policies and profiles that began or ceased to be used since the last call, maybe both."""
-        changed, self._changed_rules = self._changed_rules, {}
+    def pop_changed_profiles(self) -> dict[ResourceKey, None]:
+        """Returns the profiles that began or ceased to be used since the last call, maybe both."""
+        changed, self._changed_profiles = self._changed_profiles, {}
         return changed
 
-    def is_used(self, rules: ResourceKey) -> bool:
-        """Whether some endpoint names this policy or profile."""
-        return rules in self._users_by_rules
+    def is_using(self, profile: ResourceKey) -> bool:
+        """Whether some connected endpoint names this profile."""
+        return profile in self._users_by_profile
 
     def __len__(self) -> int:
         return len(self._spec_by_key)
 
-    def _find_claimable(self, key: ResourceKey) -> tuple[Net, ...]:
+    def _find_owner_spec(self, key: ResourceKey) -> EndpointSpec | None:
+        """Returns what `key` asks for if it owns the interface that it names."""
         spec = self._spec_by_key.get(key)
-        return spec.addresses if spec and self._interfaces.find_winner(spec.interface) == key else ()
+        return spec if spec and self._interfaces.find_winner(spec.interface) == key else None
 
     def _build(self, key: ResourceKey) -> None:
         spec = self._spec_by_key.get(key)
         before = self.results.find(key)
-        now = self._make_result(key, spec) if spec else None
+        now = self._make_result(key, spec) if spec and self._find_owner_spec(key) else None
         self.results.set(key, now)
         self._problems.set(key, ((*spec.problems, *self._find_lost_claims(key, spec)) or None) if spec else None)
-        if before is not None and now is not None and _is_same_stack(before, now):
-            return
-        self._count_uses(now, 1)
-        self._count_uses(before, -1)
+        profiles_before = before.ingress.profiles if before else ()
+        profiles_now = now.ingress.profiles if now else ()
+        if profiles_before != profiles_now:
+            self._count_uses(profiles_now, 1)
+            self._count_uses(profiles_before, -1)
 
-    def _make_result(self, key: ResourceKey, spec: EndpointSpec) -> LocalEndpoint | None:
-        if self._interfaces.find_winner(spec.interface) != key:
-            return None
+    def _make_result(self, key: ResourceKey, spec: EndpointSpec) -> LocalEndpoint:
         tiers = self._matches.find_stacks(key)
+        profiles = tuple(ResourceKey("Profile", "", name) for name in dict.fromkeys(spec.profiles))
         return LocalEndpoint(
             key=key,
             interface=spec.interface,
             addresses=tuple(net for net in spec.addresses if self._addresses.find_winner(net) == key),
             mac=spec.mac,
-            ingress=Stack(tiers.ingress, spec.profiles),
-            egress=Stack(tiers.egress, spec.profiles),
+            ingress=Stack(tiers.ingress, profiles),
+            egress=Stack(tiers.egress, profiles),
             revision=spec.revision,
         )
 
@@ -117,31 +126,18 @@ class LocalEndpoints:
             if owner is not None and owner != key:
                 yield _make_claim_problem(key, "spec.ipNetworks", str(net), owner)
 
-    def _count_uses(self, endpoint: LocalEndpoint | None, by: int) -> None:
-        for rules in _find_rules(endpoint) if endpoint else ():
-            count = self._users_by_rules[rules] + by
+    def _count_uses(self, profiles: tuple[ResourceKey, ...], by: int) -> None:
+        for profile in profiles:
+            count = self._users_by_profile[profile] + by
             if count:
-                self._users_by_rules[rules] = count
+                self._users_by_profile[profile] = count
             else:
-                del self._users_by_rules[rules]
-            if count == 0 or (by > 0 and count == 1):
-                self._changed_rules[rules] = None
+                del self._users_by_profile[profile]
+            self._changed_profiles[profile] = None
 
 
 def _find_interfaces(spec: EndpointSpec | None) -> tuple[str, ...]:
     return (spec.interface,) if spec and spec.interface else ()
-
-
-def _is_same_stack(one: LocalEndpoint, other: LocalEndpoint) -> bool:
-    return one.ingress == other.ingress and one.egress == other.egress
-
-
-def _find_rules(endpoint: LocalEndpoint) -> set[ResourceKey]:
-    rules = set(endpoint.ingress.profiles)
-    for stack in (endpoint.ingress, endpoint.egress):
-        for tier in stack.tiers:
-            rules.update(tier.policies)
-    return rules
 
 
 def _make_claim_problem(key: ResourceKey, field: str, value: str, owner: ResourceKey) -> Problem:

@@ -67,8 +67,10 @@ class CalcGraph:
         For a first snapshot: many short calls with pauses between them, so that nobody waits for one long flush.
         """
         self._endpoints.settle()
-        for key in self._endpoints.pop_changed_rules():
-            self._rules.set_used(key, is_used=self._endpoints.is_used(key))
+        for key in self._endpoints.pop_changed_profiles():
+            self._rules.set_used(key, is_used=self._endpoints.is_using(key))
+        for key in self._matches.pop_changed_policies():
+            self._rules.set_used(key, is_used=self._matches.is_selecting(key))
         return self._rules.settle(limit)
 
     def flush(self) -> DesiredDelta:
@@ -126,20 +128,12 @@ class CalcGraph:
     def _on_workload(self, key: ResourceKey, record: WorkloadEndpoint | None, revision: int) -> None:
         if record is None:
             self._sets.drop_item(key)
-            self._drop_local(key)
+            self._endpoints.set_spec(key, None)
             return
         read = read_nets(key, "spec.ipNetworks", record.spec.ip_networks, addresses_only=True)
-        labels = endpoint_labels(record)
-        self._sets.set_item(key, read.nets, labels, record.spec.profiles)
-        if record.spec.node != self._hostname:
-            self._drop_local(key)
-            return
-        self._matches.set_endpoint(key, labels, record.spec.profiles)
-        self._endpoints.set_spec(key, read_endpoint(key, record, read, revision))
-
-    def _drop_local(self, key: ResourceKey) -> None:
-        self._matches.drop_endpoint(key)
-        self._endpoints.set_spec(key, None)
+        self._sets.set_item(key, read.nets, endpoint_labels(record), record.spec.profiles)
+        is_local = record.spec.node == self._hostname
+        self._endpoints.set_spec(key, read_endpoint(key, record, read, revision) if is_local else None)
 
     def _on_host_endpoint(self, key: ResourceKey, record: HostEndpoint | None) -> None:
         if record is None:

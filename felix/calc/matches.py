@@ -1,4 +1,4 @@
-"""Which policies select which local endpoints, and in which order they decide."""
+"""Which policies select which connected endpoints, and in which order they decide."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TierStacks(NamedTuple):
 
 
 class PolicyMatches:
-    """Places of policies and tiers, against the labels of local endpoints."""
+    """Places of policies and tiers, against the labels of connected endpoints."""
 
     def __init__(self, problems: ChangeLog[Key, tuple[Problem, ...]]) -> None:
         self._problems = problems
@@ -43,6 +43,7 @@ class PolicyMatches:
         self._place_by_tier: dict[str, TierPlace] = {}
         self._policies_by_tier: dict[str, dict[ResourceKey, None]] = {}
         self._touched: dict[ResourceKey, None] = {}
+        self._changed_policies: dict[ResourceKey, None] = {}
         self._stacks_by_selectors: dict[frozenset[str], TierStacks] = {}
 
     def set_policy(self, policy: ResourceKey, placement: Placement | None) -> None:
@@ -51,6 +52,7 @@ class PolicyMatches:
         if placement == before:
             return
         self._stacks_by_selectors.clear()
+        self._changed_policies[policy] = None
         if placement is not None:
             self._placement_by_policy[policy] = placement
             self._policies_by_tier.setdefault(placement.place.tier, {})[policy] = None
@@ -86,12 +88,12 @@ class PolicyMatches:
         self._report_tier(name)
 
     def set_endpoint(self, endpoint: ResourceKey, labels: Mapping[str, str], parents: Sequence[str]) -> None:
-        """Local `endpoint` has exactly these labels of its own, and inherits from these profiles."""
+        """Connected `endpoint` has exactly these labels of its own, and inherits from these profiles."""
         self._index.set_item(endpoint, labels, parents)
         self._absorb_changes()
 
     def drop_endpoint(self, endpoint: ResourceKey) -> None:
-        """`endpoint` is not local, and no policy selects it."""
+        """`endpoint` is not connected here, and no policy selects it."""
         self._index.drop_item(endpoint)
         self._absorb_changes()
 
@@ -104,6 +106,16 @@ class PolicyMatches:
         """Returns the endpoints whose tiers may have changed since the last call; some may be gone."""
         touched, self._touched = self._touched, {}
         return touched
+
+    def pop_changed_policies(self) -> dict[ResourceKey, None]:
+        """Returns the policies that began or ceased to select anybody since the last call, maybe others too."""
+        changed, self._changed_policies = self._changed_policies, {}
+        return changed
+
+    def is_selecting(self, policy: ResourceKey) -> bool:
+        """Whether `policy` selects at least one connected endpoint."""
+        placement = self._placement_by_policy.get(policy)
+        return placement is not None and any(True for _ in self._index.items_matching(placement.selector.id))
 
     def find_stacks(self, endpoint: ResourceKey) -> TierStacks:
         """Returns the tiers that decide about `endpoint`; equal ones are mostly the same object."""
@@ -149,8 +161,9 @@ class PolicyMatches:
         self._touched.update(dict.fromkeys(self._index.items_matching(selector_id)))
 
     def _absorb_changes(self) -> None:
-        for _, endpoint, _ in self._index.pop_changes():
+        for selector_id, endpoint, _ in self._index.pop_changes():
             self._touched[endpoint] = None
+            self._changed_policies.update(self._policies_by_selector[selector_id])
 
 
 def _discard(policies_by_name: dict[str, dict[ResourceKey, None]], name: str, policy: ResourceKey) -> None:

@@ -13,7 +13,7 @@ from felix.model.keys import ResourceKey, format_key
 from felix.model.net import Net, parse_address, parse_net
 from felix.model.records import GlobalNetworkPolicy, NetworkPolicy, WorkloadEndpoint
 from felix.policy.order import policy_sort_key
-from felix.policy.scope import policy_selector
+from felix.policy.scope import endpoint_labels, policy_selector
 from felix.selector.parse import SelectorError
 
 INTERFACE_PATTERN = re.compile(r"[^\s/:]{1,15}")
@@ -53,8 +53,8 @@ def read_endpoint(key: ResourceKey, record: WorkloadEndpoint, read: NetsRead, re
             Problem(format_key(key), "spec.mac", shorten(mac), "is no MAC address, such as 02:00:5e:00:53:01")
         )
         mac = ""
-    profiles = tuple(ResourceKey("Profile", "", name) for name in dict.fromkeys(record.spec.profiles))
-    return EndpointSpec(interface, read.nets, mac or None, profiles, revision, tuple(problems))
+    labels, profiles = endpoint_labels(record), record.spec.profiles
+    return EndpointSpec(interface, read.nets, mac or None, labels, profiles, revision, tuple(problems))
 
 
 def place_policy(key: ResourceKey, record: GlobalNetworkPolicy | NetworkPolicy) -> Placement | Problem | None:
@@ -69,5 +69,7 @@ def place_policy(key: ResourceKey, record: GlobalNetworkPolicy | NetworkPolicy) 
         selector = policy_selector(key.namespace, spec.selector, namespace_selector)
     except SelectorError as error:
         return Problem(format_key(key), "spec.selector", shorten(spec.selector), str(error))
+    if not spec.types:
+        return None
     place = policy_sort_key(key, spec.tier, spec.order)
     return Placement(selector, place, "Ingress" in spec.types, "Egress" in spec.types)
