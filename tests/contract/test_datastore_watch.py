@@ -163,6 +163,24 @@ async def test_watch_of_a_cluster_outlives_any_member(server: EtcdServer) -> Non
                 assert recorder.in_syncs == 1
 
 
+async def test_watch_of_a_member_without_its_cluster_is_noticed_and_loses_nothing() -> None:
+    with running_cluster(3) as members:
+        alone, *others = members
+        async with connected(alone.endpoint) as client:
+            async with asyncio.timeout(20):
+                await put_until_done(client, "/w/a", b"0")
+            async with following(client, START, END) as (watch, recorder):
+                for other in others:
+                    other.stop()
+                await until(lambda: "no leader" in watch.failure)
+                for other in others:
+                    other.start()
+                async with asyncio.timeout(20):
+                    await put_until_done(client, "/w/a", b"1")
+                await recorder.wait(lambda: recorder.values == {"/w/a": b"1"})
+                assert recorder.in_syncs == 1
+
+
 async def put_until_done(client: EtcdClient, key: str, value: bytes) -> None:
     """`key` holds `value`; an election may take a few attempts."""
     while True:
