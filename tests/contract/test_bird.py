@@ -15,7 +15,7 @@ import pytest
 from felix.dataplane.bird.apply import BirdPlace, apply_bird
 from felix.dataplane.bird.context import build_context
 from felix.dataplane.bird.read import read_secrets, read_state
-from felix.dataplane.bird.types import BirdContext, BirdState, ProtocolState
+from felix.dataplane.bird.types import BirdContext, BirdOptions, BirdState, ProtocolState, Secret
 from felix.errors import EnvironmentFault, PeerError
 from felix.lab.host import Host
 from felix.lab.lab import Lab
@@ -62,8 +62,8 @@ async def until(condition: Callable[[], bool], what: str, timeout_s: float = 15.
         await asyncio.sleep(0.05)
 
 
-async def until_established(host: Host, count: int) -> BirdState:
-    async with asyncio.timeout(15.0):
+async def until_established(host: Host, count: int, timeout_s: float = 15.0) -> BirdState:
+    async with asyncio.timeout(timeout_s):
         while True:
             state = await read_state(host.bird_socket)
             if sum(protocol.is_established for protocol in state.protocols) >= count:
@@ -261,6 +261,78 @@ protocol bgp { local 10.0.0.2 as 64512; neighbor 10.0.0.1 as 64512; ipv4 { impor
     assert "192.168.1.7 dev lo" in first.run(["ip", "route", "get", "192.168.1.7"]).stdout
     present = {line.split()[0] for line in routes(first).splitlines()}
     assert present == {"192.168.9.0/26", "192.168.1.7"}  # the address loses by its metric
+
+
+async def test_reflected_blocks_keep_the_next_hop_of_their_host(tmp_path: Path) -> None:
+    with Lab(f"birdrr{os.getpid()}", tmp_path) as lab:
+        lab.up(hosts=3, agents=False)
+        resources = [
+            node(1, {"rr": "true"}, routeReflectorClusterID="244.0.0.1"),
+            *(node(2), node(3)),
+            resource("BGPConfiguration", "default", nodeToNodeMeshEnabled=False),
+            resource("BGPPeer", "to-reflector", nodeSelector="!has(rr)", peerSelector="has(rr)"),
+        ]
+        for host in lab.hosts:
+            assert (await apply_bird(place_of(host), context_of(host, resources))).is_current
+        reflector, second, third = lab.hosts
+
+        await until(lambda: routes(second).count("metric 2048") == 4, "blocks of the two others")
+        assert "192.168.3.0/26 via 10.0.0.3" in routes(second)
+        assert "192.168.2.0/26 via 10.0.0.2" in routes(third)
+        assert sessions(await read_state(second.bird_socket)).keys() == {"Node_10_0_0_1", "Node_fd00_10__1"}
+        assert len(sessions(await read_state(reflector.bird_socket))) == 4
+
+
+async def test_filters_of_an_external_peer_act_and_pools_of_tunnels_stay_out_of_the_kernel(lab: Lab) -> None:
+    first, second = lab.hosts
+    rules = [
+        {"action": "Accept", "cidr": "172.16.0.0/12", "matchOperator": "In", "prefixLength": {"max": 24}},
+        {"action": "Reject", "cidr": "192.168.66.0/24", "matchOperator": "In", "peerType": "eBGP"},
+        {"action": "Accept", "asPathPrefix": [65001, 65009], "operations": [{"setPriority": {"value": 77}}]},
+    ]
+    resources = [
+        node(1),
+        resource("IPPool", "tunnel", cidr="10.77.0.0/16", vxlanMode="Always"),
+        resource("BGPPeer", "tor", peerIP="10.0.0.2", asNumber=65001, filters=["f"]),
+        resource("BGPFilter", "f", importV4=rules),
+    ]
+    await apply_bird(place_of(first), context_of(first, resources))
+    second.bird_config.write_text("""
+router id 10.0.0.2;
+protocol device { }
+protocol static {
+  ipv4;
+  route 172.16.1.0/24 blackhole; route 172.16.1.1/32 blackhole; route 192.168.66.0/26 blackhole;
+  route 192.168.67.0/26 blackhole; route 10.77.1.0/26 blackhole;
+  route 9.9.9.0/24 blackhole { bgp_path.prepend(65009); };
+}
+protocol bgp { local 10.0.0.2 as 65001; neighbor 10.0.0.1 as 64512; multihop; ipv4 { import all; export all; }; }
+""")
+    second.birdc("configure")
+
+    await until(lambda: "192.168.67.0/26" in routes(first), "the good route")
+    prefix_and_metric = {(line.split()[0], line.split()[-1]) for line in routes(first).splitlines()}
+    assert {prefix for prefix, _ in prefix_and_metric} == {"172.16.1.0/24", "192.168.67.0/26", "9.9.9.0/24"}
+    assert "9.9.9.0/24 via 10.0.0.2 dev eth0 metric 77" in routes(first)
+    state = sessions(await read_state(first.bird_socket))["Global_10_0_0_2"]
+    assert state.channels[0].imported == 4  # the tunnel's too, which the agent writes
+
+
+@pytest.mark.parametrize("other", ["correct horse", "wrong horse"])
+async def test_password_lets_only_those_in_who_have_it(lab: Lab, other: str) -> None:
+    reference = {"secretKeyRef": {"name": "bgp", "key": "mesh"}}
+    documents = [*pools(), node(1, ipv6Address=""), node(2, ipv6Address="")]
+    documents.append(resource("BGPConfiguration", "default", nodeMeshPassword=reference))
+    for host, password in zip(lab.hosts, ("correct horse", other), strict=True):
+        options = BirdOptions(secret_by_key={("bgp", "mesh"): Secret(password)})
+        context = build_context(make_inputs(documents, hostname=host.name), options).context
+        assert (await apply_bird(place_of(host), context)).is_current
+
+    if other == "correct horse":
+        await until_established(lab.hosts[0], 1)
+    else:
+        with pytest.raises(TimeoutError):
+            await until_established(lab.hosts[0], 1, timeout_s=4.0)
 
 
 def test_secrets_are_read_from_files_that_others_cannot_read(tmp_path: Path) -> None:

@@ -16,14 +16,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from felix.dataplane.bird.plan import plan_bird
 from felix.dataplane.bird.read import (
     RECONFIGURED,
     RECONFIGURING,
     BirdControl,
     is_error,
     read_digest,
+    read_file,
 )
-from felix.dataplane.bird.render import find_digest, quote, render_bird
+from felix.dataplane.bird.render import quote, render_bird
 from felix.dataplane.bird.types import BirdContext, BirdOutcome, FilterFunction, Session
 from felix.errors import EnvironmentFault, FelixError, PeerError, Problem
 
@@ -51,22 +53,20 @@ async def apply_bird(place: BirdPlace, context: BirdContext) -> BirdOutcome:
     Raises nothing for a missing, dead or unwilling BIRD: the outcome's `fault` says so and the file is ready for it.
     A second apply of the same context writes nothing and configures nothing.
     """
-    text = render_bird(context)
     problems: tuple[Problem, ...] = ()
     try:
-        is_written = False
-        if _read(place.config) != text:
-            if await _check(place, context):
-                context, problems = await leave_out_refused(context, lambda draft: _check(place, draft))
-                text = render_bird(context)
-            is_written = _read(place.config) != text
-            if is_written:
-                _swap(place, text)
+        believed = read_file(place.config)
+        plan = plan_bird(context, believed)
+        if not plan.is_empty and await _check(place, context):
+            context, problems = await leave_out_refused(context, lambda draft: _check(place, draft))
+            plan = plan_bird(context, believed)
+        if not plan.is_empty:
+            _swap(place, plan.text)
     except OSError as failure:
         return BirdOutcome(False, False, False, "", problems, f"{place.config}: {failure.strerror}")
     except FelixError as failure:
         return BirdOutcome(False, False, False, "", problems, str(failure))
-    return await _configure(place, find_digest(text), problems, is_written=is_written)
+    return await _configure(place, plan.digest, problems, is_written=not plan.is_empty)
 
 
 async def leave_out_refused(context: BirdContext, check: Check) -> tuple[BirdContext, tuple[Problem, ...]]:
@@ -166,13 +166,6 @@ async def _configure(place: BirdPlace, digest: str, problems: tuple[Problem, ...
     except FelixError as failure:
         fault = str(failure)
     return BirdOutcome(not fault, is_written, is_configured, digest, problems, fault)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (FileNotFoundError, UnicodeDecodeError):
-        return ""
 
 
 def _swap(place: BirdPlace, text: str) -> None:

@@ -48,6 +48,7 @@ def build_context(inputs: BgpInputs, options: BirdOptions | None = None) -> Buil
     functions, bad_filters = _build_filters(inputs, found.sessions, problems)
     communities = _build_communities(inputs, problems)
     families = tuple(_build_family(version, inputs, communities, found.reachable, problems) for version in (4, 6))
+    problems += _unsupported(inputs)
     severity = _severity(inputs, problems)
     context = BirdContext(
         router_id=router_id(inputs),
@@ -165,6 +166,31 @@ def _build_communities(inputs: BgpInputs, problems: list[Problem]) -> list[tuple
             continue
         built.append((net, tuple(operations)))
     return sorted(built)
+
+
+def _unsupported(inputs: BgpInputs) -> Iterable[Problem]:
+    for name, pool in sorted(inputs.pools.items()):
+        if pool.spec.ipip_mode not in {"", "Never"}:
+            reason = "IPIP is not supported: routes into this pool go without a tunnel"
+            yield Problem(str(ResourceKey("IPPool", "", name)), "spec.ipipMode", pool.spec.ipip_mode, reason)
+    for name in ("default", f"node.{inputs.hostname}"):
+        found = inputs.configurations.get(name)
+        if found is None:
+            continue
+        spec = found.spec
+        set_by_field = {
+            "serviceClusterIPs": spec.service_cluster_ips,
+            "serviceExternalIPs": spec.service_external_ips,
+            "serviceLoadBalancerIPs": spec.service_load_balancer_ips,
+            "localWorkloadPeeringIPV4": spec.local_workload_peering_ipv4,
+            "localWorkloadPeeringIPV6": spec.local_workload_peering_ipv6,
+            "ipv4NormalRoutePriority": spec.ipv4_normal_route_priority,
+            "ipv6NormalRoutePriority": spec.ipv6_normal_route_priority,
+        }
+        for field, value in set_by_field.items():
+            if value:
+                key = ResourceKey("BGPConfiguration", "", name)
+                yield Problem(str(key), f"spec.{field}", shorten(value), "is not supported and has no effect")
 
 
 def _severity(inputs: BgpInputs, problems: list[Problem]) -> str:

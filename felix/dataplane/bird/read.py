@@ -180,6 +180,14 @@ def _parse_channels(details: list[str]) -> Iterator[ChannelState]:
             name = ""
 
 
+def read_file(path: Path) -> str:
+    """Returns the configuration file's text, empty when there is none or it is no text. Raises OSError otherwise."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return ""
+
+
 def read_secrets(directory: Path) -> dict[SecretKey, Secret]:
     """Returns the passwords in `<directory>/<name>/<key>`, one a file, end of line removed; empty when there are none.
 

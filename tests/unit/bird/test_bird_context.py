@@ -218,6 +218,22 @@ def test_routes_of_all_pools_are_left_to_others_when_told_so() -> None:
     assert all(family.unprogrammed_pools == family.pools for family in built.context.families)
 
 
+def test_what_is_not_supported_is_named_and_everything_else_done() -> None:
+    built = build(
+        node(1),
+        node(2),
+        resource("IPPool", "ipip", cidr="10.9.0.0/16", ipipMode="Always"),
+        resource(CONFIGURATION, "default", serviceClusterIPs=[{"cidr": "10.96.0.0/12"}], ipv4NormalRoutePriority=512),
+    )
+
+    assert len(built.context.sessions) == 2
+    assert [(problem.subject, problem.field) for problem in built.problems] == [
+        ("IPPool(ipip)", "spec.ipipMode"),
+        ("BGPConfiguration(default)", "spec.serviceClusterIPs"),
+        ("BGPConfiguration(default)", "spec.ipv4NormalRoutePriority"),
+    ]
+
+
 def test_filter_that_is_missing_closes_the_sessions_that_name_it() -> None:
     built = build(
         node(1),
