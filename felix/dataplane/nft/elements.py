@@ -187,12 +187,7 @@ def _parse_chain(data: bytes) -> str:
 def _parse_ranges(width: int, datagrams: Iterable[bytes]) -> dict[bytes, str]:
     edges: list[tuple[bytes, bool]] = []
     for elements in _element_lists(datagrams):
-        for _, element in parse_attribute_list(elements):
-            parts = parse_attributes(element)
-            key = parse_attributes(parts.get(_ELEM_KEY, b"")).get(_DATA_VALUE)
-            if key is not None:
-                flags = int.from_bytes(parts.get(_ELEM_FLAGS, b""), "big")
-                edges.append((key, not flags & _INTERVAL_END))
+        edges += _parse_edges(width, elements)
     edges.sort()  # at one address the end of a range comes before the start of the next
     ranges: dict[bytes, str] = {}
     first: bytes | None = None
@@ -204,3 +199,22 @@ def _parse_ranges(width: int, datagrams: Iterable[bytes]) -> dict[bytes, str]:
     if first is not None:
         ranges[first + b"\xff" * width] = ""
     return ranges
+
+
+def _parse_edges(width: int, elements: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Yields address and whether a range starts there; elements are a key, alone or followed by flags."""
+    offset, end = 0, len(elements)
+    bare = 12 + width
+    while offset + bare <= end:
+        size = elements[offset] | elements[offset + 1] << 8
+        if size == bare:
+            yield elements[offset + 12 : offset + bare], True
+        elif size == bare + 8 and elements[offset + bare + 2] & 0x3F == _ELEM_FLAGS:
+            yield elements[offset + 12 : offset + bare], not elements[offset + bare + 7] & _INTERVAL_END
+        else:  # what a stranger added: comments, timeouts
+            parts = parse_attributes(elements[offset + 4 : offset + size])
+            key = parse_attributes(parts.get(_ELEM_KEY, b"")).get(_DATA_VALUE, b"")
+            yield key, not int.from_bytes(parts.get(_ELEM_FLAGS, b""), "big") & _INTERVAL_END
+        if size < 4:
+            return
+        offset += (size + 3) & ~3
