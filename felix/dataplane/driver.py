@@ -17,6 +17,8 @@ from typing import NoReturn
 
 from felix.calc.desired import DesiredDelta
 from felix.clock import monotonic_s
+from felix.dataplane.conntrack.apply import apply_conntrack
+from felix.dataplane.conntrack.plan import ConntrackPlan, ConntrackPlanned
 from felix.dataplane.cycle import Cycle
 from felix.dataplane.endpoints import EndpointBoard
 from felix.dataplane.links import watch as links_watch
@@ -79,6 +81,8 @@ class Driver:
         self._nft = NftPlan(config.nft)
         self._routes = RoutePlan(config.routes)
         self._links = LinkPlan(config.links)
+        self._conntrack = ConntrackPlan()
+        self._flush: asyncio.Task[None] | None = None
         self._board = EndpointBoard(self._nft, self._routes, self._links)
         self._nft_worker = NftWorker()
         self._netlink = NetlinkWorker(NETLINK_ROUTE, "netlink")
@@ -93,6 +97,7 @@ class Driver:
         self._revision = 0
         self.last_progress_at = monotonic_s()
         self.overruns_count = 0
+        self.flushed_count = 0
         self.reads_by_family: dict[str, int] = {}
 
     @property
@@ -129,6 +134,7 @@ class Driver:
         self._nft.on_delta(delta)
         self._routes.on_delta(delta.endpoints, delta.blocks)
         self._links.on_delta(delta.endpoints)
+        self._conntrack.on_delta(delta.endpoints)
         self._board.on_delta(delta.endpoints, arrived_at)
         self._revision = max(self._revision, revision)
         self._wake.set()
@@ -153,8 +159,10 @@ class Driver:
             else:
                 self._wake.clear()
 
-    def close(self) -> None:
-        """Threads and sockets are gone; everything in the kernel stays as it is."""
+    async def close(self) -> None:
+        """Threads and sockets are gone, what had begun has ended; everything in the kernel stays as it is."""
+        if self._flush is not None:
+            await asyncio.wait([self._flush])
         self._watch.close()
         self._nft_watch.close()
         self._nft_worker.close()
@@ -236,6 +244,7 @@ class Driver:
             await self._attempt(_LINKS, cycle, self._apply_links)
             await self._attempt(_ROUTES, cycle, self._add_routes)
         await self._attempt(_NFT, cycle, self._clean_nft)
+        self._flush_connections()
         self._settle(cycle)
         cycle.revision = 0 if cycle.failures else revision
         cycle.duration_s = monotonic_s() - started_at
@@ -367,6 +376,21 @@ class Driver:
             cycle.note_writes(_LINKS, len(result.mended) + len(planned.neighbours) + len(planned.stale_neighbours))
             for mended in result.mended:
                 log.debug("%s was %s, is %s", mended.path, mended.before, mended.value)
+
+    def _flush_connections(self) -> None:
+        """Connections of addresses that left are being removed; nothing waits for it, a huge table takes seconds."""
+        if self._flush is None or self._flush.done():
+            planned = self._conntrack.plan()
+            if planned:
+                self._flush = asyncio.create_task(self._flush_now(planned), name="conntrack")
+
+    async def _flush_now(self, planned: ConntrackPlanned) -> None:
+        result = await asyncio.to_thread(apply_conntrack, planned)
+        self._conntrack.absorb(planned, result)
+        if result.reason:
+            log.warning("conntrack: %s; connections of %d former addresses may live on", result.reason, len(planned))
+        self.flushed_count += result.removed_count
+        self._wake.set()  # more addresses may have left meanwhile
 
 
 def _count_elements(changes: list[SetChange]) -> int:

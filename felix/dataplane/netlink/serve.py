@@ -26,7 +26,7 @@ class NetlinkWorker:
         return await self.call(lambda socket: socket.port)
 
     async def call(self, function: Callable[Concatenate[NetlinkSocket, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Returns what `function(socket, …)` returned in the thread; a cancelled caller does not stop what has begun."""
+        """Returns what `function(socket, …)` returned in the thread; once begun it ends, whoever waits."""
         loop = asyncio.get_running_loop()
         return await asyncio.shield(loop.run_in_executor(self._executor, lambda: self._run(function, *args, **kwargs)))
 

@@ -1,0 +1,83 @@
+"""`felix run`: the agent, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvloop
+
+from felix.agent import Agent
+from felix.config.exits import ExitCode, exit_code
+from felix.config.load import load_settings
+from felix.config.resolve import Resolved
+from felix.errors import DataError, FelixError
+from felix.obs.log import LogControl, LogOptions, start_logging
+
+_EXAMPLES = """\
+examples:
+  felix run
+  FELIX_ETCDENDPOINTS=http://10.0.0.1:2379 FELIX_LOGSEVERITYSCREEN=debug felix run
+  felix run --config-file /etc/calico/felix.cfg
+
+Settings come from the environment (FELIX_<NAME>), the file, and FelixConfiguration resources, in this order; see
+docs/config.md. SIGTERM stops the agent and leaves everything in the kernel as it is.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`felix run` is known to the parser."""
+    parser = subparsers.add_parser(
+        "run",
+        help="the agent, in the foreground",
+        description="Enforces policy and routes for the workloads of this host until it is stopped.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-file", type=Path, metavar="FILE", help="settings (default: /etc/calico/felix.cfg)")
+    parser.set_defaults(func=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    try:
+        resolved = load_settings(arguments.config_file)
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return ExitCode.BAD_SETTING
+    settings = resolved.settings
+    logs = start_logging(
+        LogOptions(
+            settings.log_severity_screen,
+            settings.log_severity_file,
+            settings.log_file_path,
+            is_json=settings.log_format == "json",
+        )
+    )
+    for notice in resolved.notices:
+        logging.getLogger(__name__).warning("setting: %s", notice)
+    code = ExitCode.OK
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(resolved, arguments.config_file, logs))
+    except* FelixError as group:
+        failures = list(_leaves(group))
+        for failure in failures:
+            print(f"felix: {failure}", file=sys.stderr)
+        code = exit_code(failures[0])
+    return code
+
+
+async def _serve(resolved: Resolved, config_file: Path | None, logs: LogControl) -> None:
+    await Agent(resolved, config_file, logs).run()
+
+
+def _leaves(group: BaseExceptionGroup[FelixError]) -> Iterator[FelixError]:
+    for one in group.exceptions:
+        if isinstance(one, BaseExceptionGroup):
+            yield from _leaves(one)
+        else:
+            yield one

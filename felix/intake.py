@@ -1,0 +1,94 @@
+"""From stored bytes to calculation: what each key holds now, and everything that is wrong with what is stored. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from felix.calc.graph import CalcGraph
+from felix.errors import Problem
+from felix.model.codec import decode
+from felix.model.keys import Key, ResourceKey, format_key, parse_key
+from felix.model.records import ClusterInformation, FelixConfiguration, Record, WorkloadEndpoint
+
+
+class EndpointIdentity(NamedTuple):
+    """How status keys and files name a workload endpoint."""
+
+    orchestrator: str
+    namespace: str
+    workload: str
+    endpoint: str
+
+
+class Intake:
+    """Feeds a calculation graph; remembers what the agent itself needs of the records.
+
+    identities: of this host's workload endpoints. configurations: `spec` of each FelixConfiguration, by name.
+    """
+
+    def __init__(self, hostname: str) -> None:
+        self.graph = CalcGraph(hostname)
+        self.identities: dict[ResourceKey, EndpointIdentity] = {}
+        self.configurations: dict[str, Mapping[str, object]] = {}
+        self.is_datastore_ready = True
+        self.has_new_configuration = False
+        self._hostname = hostname
+        self._decoding: dict[Key, tuple[Problem, ...]] = {}
+        self._calculation: dict[Key, tuple[Problem, ...]] = {}
+        self._news: dict[Key, None] = {}
+
+    def on_update(self, path: str, value: bytes | None, revision: int) -> str:
+        """The etcd key `path` holds `value` at mod revision `revision`, or nothing; returns the kind, "" for no kind
+        that Felix knows. Nothing is told by the graph before its flush.
+        """
+        key = parse_key(path)
+        if key is None:
+            return ""
+        record, problems = (None, ()) if value is None else decode(key, value)
+        if problems or key in self._decoding:
+            self._note(self._decoding, key, problems)
+        if isinstance(key, ResourceKey):
+            self._remember(key, record)
+        self.graph.on_update(key, record, revision)
+        return key.kind if isinstance(key, ResourceKey) else type(key).__name__
+
+    def pop_problems(self) -> dict[str, tuple[Problem, ...]]:
+        """Returns all problems of each object of which they changed since the last call; empty: none any more.
+
+        Keys are etcd keys. Call it after a flush of the graph.
+        """
+        for key, problems in self.graph.pop_problems().items():
+            self._note(self._calculation, key, problems)
+        news, self._news = self._news, {}
+        return {format_key(key): self._decoding.get(key, ()) + self._calculation.get(key, ()) for key in news}
+
+    def _note(self, problems_by_key: dict[Key, tuple[Problem, ...]], key: Key, problems: tuple[Problem, ...]) -> None:
+        if problems_by_key.get(key, ()) == problems:
+            return
+        self._news[key] = None
+        if problems:
+            problems_by_key[key] = problems
+        else:
+            del problems_by_key[key]
+
+    def _remember(self, key: ResourceKey, record: Record | None) -> None:
+        match key.kind:
+            case "WorkloadEndpoint":
+                self._remember_identity(key, record if isinstance(record, WorkloadEndpoint) else None)
+            case "FelixConfiguration":
+                self.has_new_configuration = True
+                if isinstance(record, FelixConfiguration):
+                    self.configurations[key.name] = record.spec
+                else:
+                    self.configurations.pop(key.name, None)
+            case "ClusterInformation":
+                is_held = isinstance(record, ClusterInformation) and record.spec.datastore_ready is False
+                self.is_datastore_ready = not is_held
+
+    def _remember_identity(self, key: ResourceKey, record: WorkloadEndpoint | None) -> None:
+        if record is None or record.spec.node != self._hostname:
+            self.identities.pop(key, None)
+            return
+        spec = record.spec
+        self.identities[key] = EndpointIdentity(spec.orchestrator, key.namespace, spec.workload, spec.endpoint)

@@ -1,0 +1,207 @@
+"""Tells the world what the agent did: metrics, health, status in the datastore, endpoint files, the log. Shell."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from felix.calc.stats import CalcStats
+from felix.clock import monotonic_s
+from felix.dataplane.bird.serve import BirdReport
+from felix.dataplane.cycle import Cycle, EndpointCondition, EndpointReport
+from felix.dataplane.driver import Driver
+from felix.datastore.report import EndpointReporter
+from felix.datastore.status import EndpointState, WorkloadId
+from felix.errors import Problem
+from felix.intake import EndpointIdentity, Intake
+from felix.model.keys import ResourceKey
+from felix.obs.endpoint_files import EndpointFiles, format_file_name, render_endpoint_file
+from felix.obs.health import Component
+from felix.obs.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+class AgentReport:
+    """Where cycles, problems and looks at BIRD are turned into what people and programs can see."""
+
+    def __init__(self, metrics: Metrics, intake: Intake, status_prefix: Path) -> None:
+        self._metrics = metrics
+        self._intake = intake
+        self._files = EndpointFiles(status_prefix)
+        self._has_files = False
+        self._identity_by_key: dict[ResourceKey, EndpointIdentity] = {}
+        self._conditions: Counter[str] = Counter()
+        self._condition_by_key: dict[ResourceKey, str] = {}
+        self._kinds: set[str] = set()  # of problems there ever were, so that a count can fall to 0
+        self._problems_by_subject: dict[str, tuple[Problem, ...]] = {}
+        self._dataplane_problems: dict[ResourceKey, Problem] = {}
+        self.endpoint_reporter: EndpointReporter | None = None
+        self.bird = BirdReport(fault="not asked yet")
+        self.applied_revision = 0
+        self.cycles_count = 0
+
+    def open_files(self) -> None:
+        """Endpoint files of an earlier run are known; without a directory for them, there are none and it is said."""
+        try:
+            self._files.load()
+            self._has_files = True
+        except OSError as error:
+            log.warning("endpoint files cannot be kept (%s); plug-ins that wait for them will wait in vain", error)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Everything that is wrong with what is stored or cannot be programmed, as known now."""
+        found = [problem for problems in self._problems_by_subject.values() for problem in problems]
+        return [*found, *self._dataplane_problems.values(), *self.bird.problems]
+
+    @property
+    def is_settled_once(self) -> bool:
+        """Whether everything that was known at some moment has been in the kernel."""
+        return self.applied_revision > 0
+
+    def on_problems(self, news: Mapping[str, tuple[Problem, ...]]) -> None:
+        """This is wrong with these stored objects now; the log says it once, when it begins and when it ends."""
+        for subject, problems in news.items():
+            if problems:
+                self._problems_by_subject[subject] = problems
+                for problem in problems:
+                    log.warning("%s", problem)
+            elif self._problems_by_subject.pop(subject, None):
+                log.info("%s: all right now", subject)
+        if news:
+            self._count_problems()
+
+    def on_stats(self, stats: CalcStats) -> None:
+        """Calculation counts this much."""
+        metrics = self._metrics
+        metrics.active_local_endpoints.set(stats.local_endpoints)
+        metrics.active_local_policies.set(stats.policies)
+        metrics.active_local_selectors.set(stats.selectors)
+        metrics.label_index_num_endpoints.set(stats.set_items)
+        metrics.label_index_num_active_selectors.set(stats.selectors)
+        metrics.cluster_num_hosts.set(stats.cluster.hosts)
+        metrics.cluster_num_host_endpoints.set(stats.cluster.host_endpoints)
+        metrics.cluster_num_workload_endpoints.set(stats.cluster.workload_endpoints)
+        metrics.cluster_num_tiers.set(stats.cluster.tiers)
+        metrics.cluster_num_policies.set(stats.cluster.policies)
+        metrics.cluster_num_profiles.set(stats.cluster.profiles)
+
+    def on_cycle(self, cycle: Cycle, driver: Driver) -> None:
+        """One apply cycle ended."""
+        self.cycles_count += 1
+        metrics = self._metrics
+        metrics.int_dataplane_apply_time_seconds.observe(cycle.duration_s)
+        for latency_s in cycle.latencies_s:
+            metrics.endpoint_programming_seconds.observe(latency_s)
+        for family, count in cycle.writes_by_family.items():
+            metrics.kernel_writes.inc(family, by=count)
+        if cycle.failures:
+            metrics.int_dataplane_failures.inc()
+        if cycle.revision:
+            if not self.applied_revision:
+                metrics.int_dataplane_initial_resync_time_seconds.set(cycle.duration_s)
+            self.applied_revision = max(self.applied_revision, cycle.revision)
+            metrics.applied_revision.set(self.applied_revision)
+        if cycle.problems is not None and cycle.problems != self._dataplane_problems:
+            for key, problem in cycle.problems.items():
+                if self._dataplane_problems.get(key) != problem:
+                    log.error("%s", problem)
+            self._dataplane_problems = cycle.problems
+            self._count_problems()
+        for key, report in cycle.endpoints.items():
+            self._on_endpoint(key, report, driver)
+        if cycle.endpoints:
+            for condition in EndpointCondition:
+                metrics.endpoints_by_status.labels(condition.value).set(self._conditions[condition.value])
+
+    def on_complete(self) -> None:
+        """The first whole cycle has ended: what earlier runs left of endpoints that are gone is removed."""
+        if self._has_files:
+            self._files.keep_only({_file_name(identity) for identity in self._identity_by_key.values()})
+        if self.endpoint_reporter is not None:
+            self.endpoint_reporter.on_in_sync()
+
+    def on_bird(self, report: BirdReport) -> None:
+        """BIRD was told or looked at."""
+        if report.fault and report.fault != self.bird.fault:
+            log.warning("BGP: %s", report.fault)
+        for problem in report.problems:
+            if problem not in self.bird.problems:
+                log.warning("BGP: %s", problem)
+        self.bird = report
+        metrics = self._metrics
+        metrics.bird_up.set(report.state is not None)
+        if report.outcome is not None and report.outcome.is_configured:
+            metrics.bird_reloads.inc()
+        if report.outcome is not None and report.fault:
+            metrics.bird_reload_errors.inc()
+        for protocol in report.state.protocols if report.state is not None else ():
+            if protocol.kind == "BGP":
+                metrics.bgp_peer_up.labels(protocol.name).set(protocol.is_established)
+        self._count_problems()
+
+    def on_health(self, driver: Driver, dataplane: Component) -> None:
+        """What only shows when one looks: ages and counts of the driver."""
+        metrics = self._metrics
+        metrics.oldest_pending_change_seconds.set(driver.board.oldest_wait_s(monotonic_s()))
+        if monotonic_s() - driver.last_progress_at < dataplane.timeout_s:
+            dataplane.beat()
+
+    def _on_endpoint(self, key: ResourceKey, report: EndpointReport | None, driver: Driver) -> None:
+        before = self._condition_by_key.pop(key, None)
+        if before is not None:
+            self._conditions[before] -= 1
+        identity = self._intake.identities.get(key) if report is not None else self._identity_by_key.get(key)
+        if report is None:
+            self._identity_by_key.pop(key, None)
+        else:
+            self._condition_by_key[key] = report.condition.value
+            self._conditions[report.condition.value] += 1
+            if report.condition is EndpointCondition.ERROR:
+                log.warning("%s: %s", key, report.reason)
+        if identity is None:
+            return
+        if report is not None:
+            self._identity_by_key[key] = identity
+        self._write_status(identity, report)
+        self._write_file(key, identity, report, driver)
+
+    def _write_status(self, identity: EndpointIdentity, report: EndpointReport | None) -> None:
+        if self.endpoint_reporter is None:
+            return
+        name = WorkloadId(identity.orchestrator, f"{identity.namespace}/{identity.workload}", identity.endpoint)
+        if report is None:
+            self.endpoint_reporter.drop_workload(name)
+        else:
+            self.endpoint_reporter.set_workload(name, EndpointState(report.condition.value))
+
+    def _write_file(
+        self, key: ResourceKey, identity: EndpointIdentity, report: EndpointReport | None, driver: Driver
+    ) -> None:
+        if not self._has_files:
+            return
+        endpoint = driver.board.endpoints.get(key)
+        try:
+            if report is not None and report.condition is EndpointCondition.UP and endpoint is not None:
+                self._files.put(_file_name(identity), render_endpoint_file(endpoint))
+            else:
+                self._files.drop(_file_name(identity))
+        except OSError as error:
+            log.warning("endpoint file of %s cannot be written: %s", key, error)
+
+    def _count_problems(self) -> None:
+        counts: Counter[str] = Counter()
+        for subject, problems in self._problems_by_subject.items():
+            counts[subject.split("/")[5] if subject.count("/") > 5 else "ipam"] += len(problems)
+        counts["dataplane"] = len(self._dataplane_problems)
+        counts["bgp"] = len(self.bird.problems)
+        self._kinds.update(counts)
+        for kind in sorted(self._kinds):
+            self._metrics.problems.labels(kind).set(counts[kind])
+
+
+def _file_name(identity: EndpointIdentity) -> str:
+    return format_file_name(*identity)
