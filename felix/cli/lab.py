@@ -7,14 +7,18 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
 from felix.errors import DataError
+from felix.lab.demo import run_demo
 from felix.lab.host import Host
 from felix.lab.lab import Lab
 from felix.lab.place import Place
 from felix.lab.state import list_labs
+
+_DEMO_FILE = Path(__file__).parents[2] / "demo" / "stars-isolated.json"
 
 _EXAMPLES = """\
 examples:
@@ -24,6 +28,7 @@ examples:
   felix lab exec h1 -- felix status   a command on a virtual host
   felix lab exec web -- ping -c1 192.168.2.0
   felix lab exec fabric -- felix apply -f policy.yaml
+  felix lab demo --keep               the demonstration; the lab stays up
   felix lab down                      everything removed
 
 Needs root. Touches nothing outside namespaces whose names start with fx-<lab>- and /run/felix-lab/<lab>.
@@ -97,6 +102,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     execute.add_argument("place", metavar="HOST|WORKLOAD|fabric")
     execute.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD", help="default: a shell")
 
+    demo = _add_verb(verbs, "demo", "show containers on two hosts, isolated by group, and remove them again", _demo)
+    demo.add_argument(
+        "file", nargs="?", type=Path, default=_DEMO_FILE, help="a Marathon group (demo/stars-isolated.json)"
+    )
+    demo.add_argument("--keep", action="store_true", help="leave the lab up to look around")
+
     down = _add_verb(verbs, "down", "remove a lab", _down)
     down.add_argument("--all", action="store_true", help="all labs of this machine")
 
@@ -168,6 +179,10 @@ def _exec(arguments: argparse.Namespace) -> int:
     command = place.command(words or [os.environ.get("SHELL", "/bin/sh")])
     sys.stdout.flush()
     os.execvpe(command[0], command, place.program_environment())
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    return run_demo(arguments.file, lambda text: print(text, flush=True), keep=arguments.keep, name=arguments.name)
 
 
 def _down(arguments: argparse.Namespace) -> int:

@@ -45,7 +45,7 @@ def measure(
 
 def render_matrix(names: Sequence[str], cells: Mapping[Pair, Cell]) -> str:
     """Returns the matrix as text: a row per source, a column per target, `seen` and, where it differs, `expected`."""
-    width = max(len(name) for name in names) + 2
+    width = max(len("from \\ to"), *(len(name) for name in names)) + 2
     head = "from \\ to".ljust(width) + "".join(name.ljust(width) for name in names)
     rows = [
         source.ljust(width) + "".join(_render_cell(cells.get((source, target))).ljust(width) for target in names)
