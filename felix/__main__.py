@@ -1,29 +1,72 @@
-"""`felix`: finds the sub-command, imports its module and nothing else, and runs it."""
+"""The `felix` command: finds the sub-command, imports only that one, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
+from collections.abc import Sequence
 
-from felix.config.exits import exit_code
+from felix.config.exits import ExitCode, exit_code
 from felix.errors import FelixError
 
-COMMANDS = ("run", "lab")
+HELP_BY_COMMAND = {
+    "run": "run the agent in the foreground",
+    "get": "show resources",
+    "apply": "create resources, or change those that exist",
+    "create": "create resources that do not exist yet",
+    "replace": "change resources that exist",
+    "delete": "delete resources",
+    "validate": "check manifests without writing anything",
+    "lab": "virtual hosts in network namespaces, to try policies",
+    "version": "show which version this is",
+}
+_EXAMPLES = """\
+examples:
+  felix apply -f policy.yaml     write resources
+  felix get gnp -o wide          show global network policies
+  felix run                      the agent of this host
+
+felix COMMAND --help tells more. Exit codes: docs/exit-codes.md.
+"""
 
 
-def main() -> int:
-    """Returns the exit code of the sub-command that the command line names."""
-    parser = argparse.ArgumentParser(prog="felix", description="Networking and security of one host's containers.")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        importlib.import_module(f"felix.cli.{name}").add_parser(subparsers)
-    arguments = parser.parse_args()
+def make_parser(wanted: str) -> argparse.ArgumentParser:
+    """Returns the parser; only the command `wanted` is imported and knows its options."""
+    parser = argparse.ArgumentParser(
+        prog="felix",
+        description="Per-host networking and security agent of an IP-per-container data centre.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    for name, text in HELP_BY_COMMAND.items():
+        if name == wanted:
+            importlib.import_module(f"felix.cli.{name}").add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=text)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; errors of Felix become one message on standard error."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    wanted = next((word for word in words if not word.startswith("-")), "")
     try:
-        return int(arguments.func(arguments))
+        arguments = make_parser(wanted).parse_args(words)
+        result: int = arguments.func(arguments)
+        sys.stdout.flush()
     except FelixError as error:
         print(f"felix: {error}", file=sys.stderr)
         return exit_code(error)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Who reads has gone, as `| head` does; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    return int(result)
 
 
 if __name__ == "__main__":
