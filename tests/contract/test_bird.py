@@ -6,7 +6,9 @@ import asyncio
 import os
 import signal
 import stat
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,8 @@ from felix.dataplane.bird.read import read_secrets, read_state
 from felix.dataplane.bird.types import BirdContext, BirdOptions, BirdState, ProtocolState, Secret
 from felix.errors import EnvironmentFault, PeerError
 from felix.lab.host import Host
-from felix.lab.lab import Lab
+from felix.lab.lab import Lab, Workload
+from felix.lab.probe import echo
 from tests.support.bird import Json, make_inputs, node, pools, resource
 
 pytestmark = pytest.mark.fv
@@ -74,6 +77,11 @@ async def until_established(host: Host, count: int, timeout_s: float = 15.0) -> 
 def routes(host: Host) -> str:
     v4 = host.run(["ip", "-4", "route", "show", "proto", "bird"]).stdout
     return v4 + host.run(["ip", "-6", "route", "show", "proto", "bird"]).stdout
+
+
+def is_recovered(host: Host) -> bool:
+    status = host.birdc("show", "status")
+    return "Daemon is up" in status and "Graceful restart" not in status
 
 
 def sessions(state: BirdState) -> dict[str, ProtocolState]:
@@ -209,19 +217,45 @@ async def test_bird_program_or_socket_missing_is_the_environments_fault(tmp_path
     assert not place.config.exists()
 
 
-async def test_bird_killed_and_restarted_leaves_the_kernels_routes(lab: Lab) -> None:
+@pytest.mark.slow
+async def test_bird_killed_and_restarted_loses_no_packet(lab: Lab) -> None:
     first, second = lab.hosts
+    workloads = [lab.add_workload(host, f"w-{host.name}") for host in lab.hosts]
+    for host, workload in zip(lab.hosts, workloads, strict=True):
+        host.configure(
+            f"route add {workload.ipv4} dev {workload.interface} proto 80 scope link",
+            f"route add {workload.ipv6} dev {workload.interface} proto 80",
+        )
+    client, server = workloads
+    server.listen(7, "udp")
     await mesh(lab)
-    await until(lambda: "192.168.2.0/26" in routes(first) and "192.168.1.0/26" in routes(second), "blocks")
+    both = (server.ipv4, server.ipv6)
+    await until(lambda: all(client.connect(address, 7, "udp", 0.2).ok for address in both), "the way there")
 
-    first.stop_bird(signal.SIGKILL)
-    assert "192.168.2.0/26" in routes(first)
-    assert "192.168.1.0/26" in routes(second)
-    first.start_bird()
-    await until_established(first, 2)
+    with ThreadPoolExecutor(2) as pool:
+        done = threading.Event()
+        rounds = [pool.submit(exchange, client, address, done) for address in both]
+        first.stop_bird(signal.SIGKILL)
+        first.start_bird()
+        await until_established(first, 2)
+        await until(lambda: is_recovered(first), "the end of recovery")
+        second.stop_bird(signal.SIGKILL)
+        second.start_bird()
+        await until_established(second, 2)
+        await until(lambda: is_recovered(second), "the end of recovery")
+        await asyncio.sleep(0.5)  # when stale routes would go
+        done.set()
+        assert all(round_.result() > 100 for round_ in rounds)
 
-    assert "192.168.2.0/26" in routes(first)
-    assert "192.168.1.0/26" in routes(second)
+
+def exchange(client: Workload, address: str, done: threading.Event) -> int:
+    """Returns how many questions were answered until `done`; raises TimeoutError at the first that was not."""
+    count = 0
+    with client.open(address, 7, "udp") as connection:
+        while not done.wait(0.005):
+            echo(connection, 0.5)
+            count += 1
+    return count
 
 
 async def test_borrowed_address_is_announced_and_own_workloads_are_not(lab: Lab) -> None:
