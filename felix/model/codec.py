@@ -13,6 +13,7 @@ from msgspec import inspect, structs
 
 from felix.errors import Problem
 from felix.model.checks import find_flaws
+from felix.model.closed import find_closed_policy
 from felix.model.keys import AffinityKey, BlockKey, Key, ResourceKey, format_key
 from felix.model.net import parse_net
 from felix.model.networks import AllocationBlock, BlockAffinity
@@ -42,6 +43,7 @@ H = TypeVar(
     "H", GlobalNetworkPolicy, NetworkPolicy, StagedGlobalNetworkPolicy, StagedNetworkPolicy, Profile, RuleRecord
 )
 
+_CLOSED = "; until it can be read, the policy denies everything to the endpoints that it selects"
 _DENIED = "; the rule denies everything instead"
 _DECODER_BY_KIND = {kind: msgspec.json.Decoder(one) for kind, one in RESOURCE_BY_KIND.items()}
 _ENCODER = msgspec.json.Encoder()
@@ -95,12 +97,12 @@ def _decode_resource(key: ResourceKey, value: bytes) -> Decoded:
         record = _DECODER_BY_KIND[key.kind].decode(value)
     except msgspec.ValidationError:
         # Something does not fit the types: find out what, and keep what can be kept.
-        return _decode_loosely(key, msgspec.json.decode(value))
-    return _settle(key, record, [])
+        return _decode_loosely(key, value)
+    return _settle(key, record, [], value)
 
 
-def _decode_loosely(key: ResourceKey, value: object) -> Decoded:
-    document = simplify(value)
+def _decode_loosely(key: ResourceKey, value: bytes) -> Decoded:
+    document = simplify(msgspec.json.decode(value))
     flaws: list[Flaw] = []
     rules_by_direction: dict[str, Rules] = {}
     wanted = RESOURCE_BY_KIND[key.kind]
@@ -111,11 +113,20 @@ def _decode_loosely(key: ResourceKey, value: object) -> Decoded:
                 rules_by_direction[direction] = _read_rules(spec.pop(direction), ("spec", direction), flaws)
     fatal = list(find_shape_flaws(document, inspect.type_info(wanted), is_strict=False))
     if fatal:
-        return _nothing(key, fatal + flaws)
+        return _stand_in(key, value, fatal + flaws)
     record: ResourceRecord = msgspec.convert(document, wanted)
     if isinstance(record, RuleRecord) and rules_by_direction:
         record = _with_rules(record, rules_by_direction)
-    return _settle(key, record, flaws)
+    return _settle(key, record, flaws, value)
+
+
+def _stand_in(key: ResourceKey, value: bytes, flaws: list[Flaw]) -> Decoded:
+    """Returns what counts instead of a record that cannot be used: nothing, or a policy that denies everything."""
+    closed = find_closed_policy(key, msgspec.json.decode(value))
+    if closed is None:
+        return _nothing(key, flaws)
+    told = [flaw._replace(reason=flaw.reason + _CLOSED) for flaw in flaws[:1]] + flaws[1:]
+    return Decoded(closed, make_problems(format_key(key), told))
 
 
 def _read_rules(value: object, path: Path, flaws: list[Flaw]) -> Rules:
@@ -137,7 +148,7 @@ def _read_rule(value: object, path: Path, flaws: list[Flaw]) -> Rule:
     return DENY_RULE
 
 
-def _settle(key: ResourceKey, record: ResourceRecord, flaws: list[Flaw]) -> Decoded:
+def _settle(key: ResourceKey, record: ResourceRecord, flaws: list[Flaw], value: bytes) -> Decoded:
     """Returns the record under its key's name, checked, with bad rules replaced; `flaws` are those known before."""
     metadata = record.metadata
     if metadata.name != key.name or metadata.namespace != key.namespace:
@@ -146,7 +157,7 @@ def _settle(key: ResourceKey, record: ResourceRecord, flaws: list[Flaw]) -> Deco
         record = structs.replace(record, metadata=renamed)
     fatal = list(find_flaws(record))
     if fatal:
-        return _nothing(key, fatal + flaws)
+        return _stand_in(key, value, fatal + flaws)
     if isinstance(record, RuleRecord):
         record = _settle_rules(record, flaws)
     return Decoded(settle_defaults(record), make_problems(format_key(key), flaws) if flaws else ())
