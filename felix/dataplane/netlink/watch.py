@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import socket
 from collections.abc import Callable, Sequence
 
@@ -39,6 +40,7 @@ class NetlinkWatch:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._socket: socket.socket | None = None
         self._reader: DatagramReader | None = None
+        self._epoll: select.epoll | None = None
         self.overruns_count = 0
 
     def open(self) -> None:
@@ -53,15 +55,20 @@ class NetlinkWatch:
             raise
         self._loop = asyncio.get_running_loop()
         self._socket, self._reader = sock, DatagramReader(sock)
-        self._loop.add_reader(sock.fileno(), self._on_readable)
+        # The loop polls an epoll around the socket, not the socket: libuv stops for good polling what has an error
+        # pending, and lost events are exactly that (ENOBUFS). An epoll is only ever readable.
+        self._epoll = select.epoll()
+        self._epoll.register(sock.fileno(), select.EPOLLIN)
+        self._loop.add_reader(self._epoll.fileno(), self._on_readable)
 
     def close(self) -> None:
         """No callback comes any more; it may be called again."""
-        if self._loop is not None and self._socket is not None:
-            if self._socket.fileno() >= 0:
-                self._loop.remove_reader(self._socket.fileno())
+        if self._loop is not None and self._epoll is not None:
+            self._loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+        if self._socket is not None:
             self._socket.close()
-        self._socket = self._reader = None
+        self._socket = self._reader = self._epoll = None
 
     def _on_readable(self) -> None:
         for _ in range(_DATAGRAMS_PER_WAKE):
