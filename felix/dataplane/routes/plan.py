@@ -39,6 +39,11 @@ class _Link(NamedTuple):
     is_up: bool
 
 
+class _LinkNews(NamedTuple):
+    interface: int
+    link: _Link | None  # None: it is gone
+
+
 class RoutePlan:
     """Desired and believed routes. Pure state: the driver carries operations to the kernel and results back.
 
@@ -59,7 +64,8 @@ class RoutePlan:
         self._refusal_by_key: dict[RouteKey, Refusal] = {}
         self._in_flight: dict[RouteKey, int] = {}  # and the interface of the operation
         self._contested: set[RouteKey] = set()
-        self._replay: list[RouteEvent | int] | None = None  # an int: the interface that lost its routes
+        self._replay: list[RouteEvent | _LinkNews] | None = None
+        self._foreign_ports: set[int] = set()
         self._is_read = False
 
     # What is wanted
@@ -82,38 +88,20 @@ class RoutePlan:
 
     def on_link(self, index: int, name: str, is_up: bool) -> None:
         """The interface `index` is called `name` now, and is administratively up or not."""
-        before = self._link_by_index.get(index)
-        if before == (name, is_up):
-            return
-        other = self._index_by_name.get(name)
-        if other is not None and other != index:  # its own news, a rename or the end, has not come yet
-            self.on_link_gone(other)
-        if before is not None and before.name != name and self._index_by_name.get(before.name) == index:
-            del self._index_by_name[before.name]
-        self._link_by_index[index] = _Link(name, is_up)
-        self._index_by_name[name] = index
-        if not is_up:
-            self._forget_routes_through(index)
-        self._settle_interface(name)
-        if before is not None and before.name != name:
-            self._settle_interface(before.name)
+        self._hear_link(_LinkNews(index, _Link(name, is_up)))
 
     def on_link_gone(self, index: int) -> None:
         """There is no interface `index` any more; its routes went with it."""
-        link = self._link_by_index.pop(index, None)
-        self._forget_routes_through(index)
-        if link is not None and self._index_by_name.get(link.name) == index:
-            del self._index_by_name[link.name]
-            self._settle_interface(link.name)
+        self._hear_link(_LinkNews(index, None))
 
     def replace_links(self, links: Iterable[tuple[int, str, bool]]) -> None:
         """Exactly these interfaces (index, name, up) were read. Whether they flapped meanwhile only a read can tell."""
         read = list(links)
         present = {index for index, _, _ in read}
         for index in self._link_by_index.keys() - present:
-            self.on_link_gone(index)
+            self._drop_link(index)
         for index, name, is_up in read:
-            self.on_link(index, name, is_up)
+            self._take_link(index, _Link(name, is_up))
 
     def on_route(self, event: RouteEvent) -> bool:
         """One announced change happened; returns whether that may leave something to do."""
@@ -121,7 +109,15 @@ class RoutePlan:
             return False  # `absorb` tells the same, in the right order
         if self._replay is not None:
             self._replay.append(event)
-        return self._take_event(event)
+        is_concerned = self._take_event(event)
+        if is_concerned and event.port:
+            self._foreign_ports.add(event.port)
+        return is_concerned
+
+    def pop_foreign_ports(self) -> set[int]:
+        """Returns the netlink ports that changed routes of ours since the last call; mostly the process's pid."""
+        ports, self._foreign_ports = self._foreign_ports, set()
+        return ports
 
     def start_read(self) -> None:
         """A dump begins: events from now on are kept, to be told again after it."""
@@ -141,8 +137,8 @@ class RoutePlan:
         self._refusal_by_key.clear()
         self._is_read = True
         for event in replay:
-            if isinstance(event, int):
-                self._forget_routes_through(event)
+            if isinstance(event, _LinkNews):
+                self._take_link_news(event)
             else:
                 self._take_event(event)
 
@@ -254,6 +250,43 @@ class RoutePlan:
         else:
             self._routes.set_desired(key, (value,))
 
+    # Interfaces
+
+    def _hear_link(self, news: _LinkNews) -> None:
+        if self._replay is not None:
+            self._replay.append(news)
+        self._take_link_news(news)
+
+    def _take_link_news(self, news: _LinkNews) -> None:
+        if news.link is None:
+            self._drop_link(news.interface)
+        else:
+            self._take_link(news.interface, news.link)
+
+    def _take_link(self, index: int, link: _Link) -> None:
+        before = self._link_by_index.get(index)
+        if before == link:
+            return
+        other = self._index_by_name.get(link.name)
+        if other is not None and other != index:  # its own news, a rename or the end, has not come yet
+            self._drop_link(other)
+        if before is not None and before.name != link.name and self._index_by_name.get(before.name) == index:
+            del self._index_by_name[before.name]
+        self._link_by_index[index] = link
+        self._index_by_name[link.name] = index
+        if not link.is_up:
+            self._forget_routes_through(index)
+        self._settle_interface(link.name)
+        if before is not None and before.name != link.name:
+            self._settle_interface(before.name)
+
+    def _drop_link(self, index: int) -> None:
+        link = self._link_by_index.pop(index, None)
+        self._forget_routes_through(index)
+        if link is not None and self._index_by_name.get(link.name) == index:
+            del self._index_by_name[link.name]
+            self._settle_interface(link.name)
+
     # Beliefs, from reads, events and answers
 
     def _believe(self, key: RouteKey, values: tuple[RouteValue, ...]) -> None:
@@ -279,8 +312,6 @@ class RoutePlan:
                 self._keys_by_index.setdefault(value.interface, set()).add(key)
 
     def _forget_routes_through(self, index: int) -> None:
-        if self._replay is not None:
-            self._replay.append(index)
         for key in list(self._keys_by_index.get(index, ())):
             remaining = tuple(one for one in self._routes.believed[key] if one.interface != index)
             self._believe(key, remaining)

@@ -148,3 +148,20 @@ def test_of_two_claims_on_an_address_the_lowest_key_counts_in_any_order() -> Non
         plan.on_delta({first.key: None}, {})
         assert plan.plan_removals(True) == ()
         assert plan.plan_additions(True) == (RouteOperation(Verb.REPLACE, KEY, OTHER),)
+
+
+def test_link_that_went_during_a_read_stays_gone_whatever_was_read() -> None:
+    plan = plan_with((KEY, VALUE))
+    plan.start_read()
+    plan.on_link_gone(5)
+    plan.replace_links([(5, "calia", True), (6, "calib", True)])
+    plan.replace_believed([(KEY, VALUE)])
+    assert plan.plan_additions(True) == ()
+    assert plan.is_settled
+
+
+def test_who_changed_our_routes_is_told_once() -> None:
+    plan = plan_with((KEY, VALUE))
+    plan.on_route(removed(port=4711))
+    assert plan.pop_foreign_ports() == {4711}
+    assert plan.pop_foreign_ports() == set()
