@@ -21,6 +21,7 @@ from felix.config.load import host_source, load_local
 from felix.config.resolve import Resolved, datastore_sources, find_changes, resolve
 from felix.config.table import Settings
 from felix.dataplane.bird.apply import BirdPlace
+from felix.dataplane.bird.read import read_secrets
 from felix.dataplane.bird.serve import BirdKeeper
 from felix.dataplane.bird.types import BirdOptions
 from felix.dataplane.cycle import Cycle
@@ -69,7 +70,9 @@ class Agent:
         self._driver = self._make_driver(settings)
         self._bird = BirdKeeper(
             BirdPlace(Path(settings.bird_config_dir) / "bird.conf", Path(settings.bird_control_socket)),
-            BirdOptions(interface_prefixes=settings.interface_prefixes),
+            BirdOptions(
+                read_secrets(Path(settings.state_dir) / "secrets"), interface_prefixes=settings.interface_prefixes
+            ),
             self._report.on_bird,
         )
         self._health = Health(timeouts_s=dict(settings.health_timeout_overrides))
