@@ -96,7 +96,7 @@ class Demo:
     def _show_matrix(self, title: str, workloads: Mapping[str, Workload]) -> bool:
         cells = measure(workloads, self._port, self._is_expected)
         wrong = [pair for pair, cell in cells.items() if not cell.is_right]
-        self._say(f"\n{title}: TCP {self._port}, IPv4 and IPv6, expected and seen")
+        self._say(f"\n{title}: TCP {self._port}, IPv4 and IPv6, a row per source")
         self._say(render_matrix(list(workloads), cells))
         self._say(self._judge(cells, wrong))
         return not wrong

@@ -44,19 +44,20 @@ def measure(
 
 
 def render_matrix(names: Sequence[str], cells: Mapping[Pair, Cell]) -> str:
-    """Returns the matrix as text: a row per source, a column per target, `seen` and, where it differs, `expected`."""
-    width = max(len("from \\ to"), *(len(name) for name in names)) + 2
-    head = "from \\ to".ljust(width) + "".join(name.ljust(width) for name in names)
-    rows = [
-        source.ljust(width) + "".join(_render_cell(cells.get((source, target))).ljust(width) for target in names)
-        for source in names
-    ]
-    return "\n".join([head, *rows])
+    """Returns two matrices side by side, what is expected and what was seen: a row per source, a column per target."""
+    expected = _render_half("expected", names, lambda pair: "yes" if cells[pair].expected else "no")
+    seen = _render_half("seen", names, lambda pair: _describe(cells[pair]))
+    return "\n".join(f"{left}   {right}".rstrip() for left, right in zip(expected, seen, strict=True))
 
 
-def _render_cell(cell: Cell | None) -> str:
-    if cell is None:
-        return "-"
+def _render_half(title: str, names: Sequence[str], word: Callable[[Pair], str]) -> list[str]:
+    width = max(len(name) for name in (title, *names)) + 2
+    rows = [[title, *names]]
+    rows += [[source, *("-" if source == target else word((source, target)) for target in names)] for source in names]
+    return ["".join(text.ljust(width) for text in row) for row in rows]
+
+
+def _describe(cell: Cell) -> str:
     if cell.is_right:
         return "yes" if cell.expected else "no"
     return f"{'/'.join(cell.outcomes) or 'no address'}!"
