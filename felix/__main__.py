@@ -51,6 +51,8 @@ def make_parser(wanted: str) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; errors of Felix become one message on standard error."""
+    # Before gRPC is imported: its fork handlers are no use to children that are exec'd at once, and log every fork.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     words = list(sys.argv[1:] if argv is None else argv)
     wanted = next((word for word in words if not word.startswith("-")), "")
     try:
