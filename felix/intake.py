@@ -8,8 +8,19 @@ from typing import NamedTuple
 from felix.calc.graph import CalcGraph
 from felix.errors import Problem
 from felix.model.codec import decode
+from felix.model.endpoints import ProfileSpec
 from felix.model.keys import Key, ResourceKey, format_key, parse_key
-from felix.model.records import ClusterInformation, FelixConfiguration, Record, WorkloadEndpoint
+from felix.model.metadata import Metadata
+from felix.model.records import ClusterInformation, FelixConfiguration, Profile, Record, Rule, WorkloadEndpoint
+
+_DEFAULT_ALLOW = ResourceKey("Profile", "", "projectcalico-default-allow")
+_ALLOW = (Rule("Allow"),)
+# Calico never stores this profile: whoever reads profiles finds it there.
+_BUILT_IN: dict[Key, Record] = {
+    _DEFAULT_ALLOW: Profile(
+        metadata=Metadata(name=_DEFAULT_ALLOW.name), spec=ProfileSpec(ingress=_ALLOW, egress=_ALLOW)
+    )
+}
 
 
 class EndpointIdentity(NamedTuple):
@@ -37,6 +48,8 @@ class Intake:
         self._decoding: dict[Key, tuple[Problem, ...]] = {}
         self._calculation: dict[Key, tuple[Problem, ...]] = {}
         self._news: dict[Key, None] = {}
+        for key, record in _BUILT_IN.items():
+            self.graph.on_update(key, record)
 
     def on_update(self, path: str, value: bytes | None, revision: int) -> str:
         """The etcd key `path` holds `value` at mod revision `revision`, or nothing; returns the kind, "" for no kind
@@ -50,7 +63,7 @@ class Intake:
             self._note(self._decoding, key, problems)
         if isinstance(key, ResourceKey):
             self._remember(key, record)
-        self.graph.on_update(key, record, revision)
+        self.graph.on_update(key, record or _BUILT_IN.get(key), revision)
         return key.kind if isinstance(key, ResourceKey) else type(key).__name__
 
     def pop_problems(self) -> dict[str, tuple[Problem, ...]]:
