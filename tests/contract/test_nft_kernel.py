@@ -22,14 +22,15 @@ from felix.calc.desired import (
     StackTier,
 )
 from felix.dataplane.nft.apply import NftWorker, apply_structure, apply_teardown
-from felix.dataplane.nft.base import CLAIMED, FROM_WORKLOAD
+from felix.dataplane.nft.base import CLAIMED, COUNTERS, FROM_WORKLOAD
 from felix.dataplane.nft.elements import name_key
 from felix.dataplane.nft.names import EGRESS, INGRESS, address_set, policy_chain, stack_chain
 from felix.dataplane.nft.plan import NftPlan
-from felix.dataplane.nft.read import read_table
+from felix.dataplane.nft.read import read_counters, read_table
 from felix.dataplane.nft.render import render_table
 from felix.dataplane.nft.stack import CLOSED
 from felix.dataplane.nft.types import (
+    Count,
     Element,
     ElementShape,
     KernelTable,
@@ -338,6 +339,14 @@ def test_many_members_go_in_by_bounded_transactions(worker: NftWorker) -> None:
         assert len(read_table(port).elements[address_set("s", ElementShape.IPV4)]) == 50_000
 
     worker.call_blocking(body)
+
+
+def test_counters_are_read_by_name(run: Run) -> None:
+    def body(port: NftPort) -> None:
+        drive(port, _started())
+        assert read_counters(port) == {name: Count(0, 0) for name in COUNTERS}
+
+    run(body)
 
 
 def test_object_of_stranger_with_our_name_and_other_kind_is_replaced(run: Run) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from felix.dataplane.nft.types import ElementShape, RefusedChange, SetChange
+from felix.dataplane.nft.types import Count, ElementShape, RefusedChange, SetChange
 from felix.errors import KernelRefused
 from felix.policy.packet import Packet
 from tests.model.fake_nft_rules import FakeRule, NotUnderstood, Passing, parse_rule
@@ -91,6 +91,11 @@ class FakeNft:
         if self.table is None or set_ not in self.table.elements:
             raise KernelRefused(f"no set {set_}")
         return dict(self.table.elements[set_])
+
+    def count(self) -> dict[str, Count]:
+        """See NftPort.count; this kernel counts nothing."""
+        objects = () if self.table is None else self.table.objects
+        return {name: Count(0, 0) for kind, name in objects if kind == "counter"}
 
     def _commit(self, table: FakeTable | None) -> None:
         self.table = table

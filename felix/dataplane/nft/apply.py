@@ -19,13 +19,20 @@ import nftables
 
 from felix.dataplane.netlink.apply import NetlinkSocket
 from felix.dataplane.netlink.message import NETLINK_NETFILTER
-from felix.dataplane.nft.elements import pack_changes, parse_elements, request_elements
+from felix.dataplane.nft.elements import (
+    pack_changes,
+    parse_counters,
+    parse_elements,
+    request_counters,
+    request_elements,
+)
 from felix.dataplane.nft.render import render_deleted, render_table
 from felix.dataplane.nft.stack import CLOSED
 from felix.dataplane.nft.types import (
     TABLE,
     ApplyResult,
     CleanupPlan,
+    Count,
     ElementShape,
     FillPlan,
     Lines,
@@ -102,6 +109,10 @@ class Kernel:
     def dump(self, set_: str, shape: ElementShape) -> dict[bytes, str]:
         """See NftPort.dump."""
         return parse_elements(shape, self._socket.dump(request_elements(set_)))
+
+    def count(self) -> dict[str, Count]:
+        """See NftPort.count."""
+        return parse_counters(self._socket.dump(request_counters()))
 
 
 def _reason(answer: int) -> str:

@@ -21,7 +21,7 @@ from felix.dataplane.netlink.message import (
     parse_attributes,
     parse_messages,
 )
-from felix.dataplane.nft.types import TABLE, Element, ElementShape, SetChange
+from felix.dataplane.nft.types import TABLE, Count, Element, ElementShape, SetChange
 from felix.model.net import Net
 
 SUBSYSTEM = 10
@@ -29,6 +29,10 @@ MSG_NEWSETELEM = SUBSYSTEM << 8 | 12
 MSG_GETSETELEM = SUBSYSTEM << 8 | 13
 MSG_DELSETELEM = SUBSYSTEM << 8 | 14
 _NFPROTO_INET = 1
+_MSG_GETOBJ = SUBSYSTEM << 8 | 19
+_OBJ_TABLE, _OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 1, 2, 3, 4
+_OBJECT_COUNTER = 1
+_COUNTER_BYTES, _COUNTER_PACKETS = 1, 2
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _LIST_ELEM = 1
 _ELEM_KEY, _ELEM_DATA, _ELEM_FLAGS = 1, 2, 3
@@ -138,6 +142,30 @@ def request_elements(set_: str) -> bytes:
         + attribute(_LIST_SET, set_.encode() + b"\0")
     )
     return message(MSG_GETSETELEM, 0, body)
+
+
+def request_counters() -> bytes:
+    """Returns the request that dumps the named counters of our table."""
+    body = (
+        nfnetlink_header(_NFPROTO_INET)
+        + attribute(_OBJ_TABLE, TABLE.encode() + b"\0")
+        + attribute(_OBJ_TYPE, struct.pack(">I", _OBJECT_COUNTER))
+    )
+    return message(_MSG_GETOBJ, 0, body)
+
+
+def parse_counters(datagrams: Iterable[bytes]) -> dict[str, Count]:
+    """Returns counts by name of counter, of our table only."""
+    count_by_name: dict[str, Count] = {}
+    for datagram in datagrams:
+        for one in parse_messages(datagram):
+            parts = parse_attributes(one.body, 4)
+            counts = parse_attributes(parts.get(_OBJ_DATA, b""))
+            if parts.get(_OBJ_TABLE, b"").rstrip(b"\0") == TABLE.encode() and _COUNTER_PACKETS in counts:
+                name = parts.get(_OBJ_NAME, b"").rstrip(b"\0").decode(errors="replace")
+                packets, size_bytes = counts[_COUNTER_PACKETS], counts.get(_COUNTER_BYTES, b"")
+                count_by_name[name] = Count(int.from_bytes(packets, "big"), int.from_bytes(size_bytes, "big"))
+    return count_by_name
 
 
 def parse_elements(shape: ElementShape, datagrams: Iterable[bytes]) -> dict[bytes, str]:

@@ -48,6 +48,11 @@ class MemberBook:
         self._tracker_by_set[set_].drop_desired(key)
         self._note(set_)
 
+    def believed(self, set_: str) -> Iterable[bytes]:
+        """Returns the elements that are believed to be in `set_`, which may be closed."""
+        tracker = self._tracker_by_set.get(set_)
+        return () if tracker is None else tracker.believed
+
     def is_there(self, set_: str, key: bytes) -> bool:
         """Whether `key` is wanted and believed to be there as wanted."""
         tracker = self._tracker_by_set[set_]

@@ -182,9 +182,9 @@ class NftPlan:
     def _absorb_elements(self, result: ApplyResult) -> None:
         for change in result.changes:
             self._members.note_done(change)
-        for change, reason, _ in result.refused:
-            if change.set not in DISPATCH_SHAPES:
-                continue
+        for change, reason, is_stale in result.refused:
+            if is_stale or change.set not in DISPATCH_SHAPES:
+                continue  # the first is tried again after a read, the second is nobody's in particular
             for element in (*change.removed, *change.added):
                 key = self._key_by_interface.get(element.key[:16])
                 if key is not None and key not in self._suspended:
@@ -212,6 +212,12 @@ class NftPlan:
             ]
             reports.append((chain, self._chains.find_policy(chain), keys))
         return reports
+
+    @property
+    def believed_interfaces(self) -> tuple[str, ...]:
+        """The interfaces whose packets the kernel leads to the policy of an endpoint, as far as is known."""
+        names = self._members.believed(FROM_WORKLOAD)
+        return tuple(name.rstrip(b"\0").decode(errors="replace") for name in names)
 
     def is_enforced(self, key: ResourceKey) -> bool:
         """Whether the kernel is believed to lead the endpoint's packets, and nobody else's, to its chains."""

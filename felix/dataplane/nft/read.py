@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from felix.dataplane.nft.base import declare
 from felix.dataplane.nft.listing import parse_listing
-from felix.dataplane.nft.types import ElementShape, KernelTable, NftPort
+from felix.dataplane.nft.types import Count, ElementShape, KernelTable, NftPort
 from felix.errors import KernelRefused
 
 _ATTEMPTS = 3
@@ -30,3 +30,8 @@ def read_table(port: NftPort) -> KernelTable:
             continue
         return table
     raise AssertionError("unreachable")
+
+
+def read_counters(port: NftPort) -> dict[str, Count]:
+    """Returns dropped packets by reason (see `base.COUNTERS`). Raises KernelRefused, PeerError."""
+    return port.count()

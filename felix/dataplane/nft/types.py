@@ -191,6 +191,13 @@ class ApplyResult:
     error: str = ""
 
 
+class Count(NamedTuple):
+    """What a counter has seen since it was declared."""
+
+    packets: int
+    size_bytes: int
+
+
 class NftPort(Protocol):
     """What the family needs of a kernel: the real one behind the worker, or the fake one of the tests."""
 
@@ -208,6 +215,9 @@ class NftPort(Protocol):
 
     def dump(self, set_: str, shape: ElementShape) -> dict[bytes, str]:
         """Returns the elements of a set or map. Raises KernelRefused when there is none, PeerError."""
+
+    def count(self) -> dict[str, Count]:
+        """Returns what the counters of the table say, by name; empty without table. Raises KernelRefused, PeerError."""
 
 
 @dataclass(frozen=True, slots=True)
