@@ -64,6 +64,8 @@ class RoutePlan:
         self._refusal_by_key: dict[RouteKey, Refusal] = {}
         self._in_flight: dict[RouteKey, int] = {}  # and the interface of the operation
         self._contested: set[RouteKey] = set()
+        # Keys where somebody else wrote: a replace there may hit his route and leave ours, which only a read can tell.
+        self._suspect: set[RouteKey] = set()
         self._replay: list[RouteEvent | _LinkNews] | None = None
         self._foreign_ports: set[int] = set()
         self._is_read = False
@@ -133,6 +135,8 @@ class RoutePlan:
         self._keys_by_index = {}
         for key, values in values_by_key.items():
             self._index_values(key, values)
+        desired = self._routes.desired
+        self._suspect = {key for key, values in values_by_key.items() if desired.get(key) != values}
         replay, self._replay = self._replay or [], None
         self._refusal_by_key.clear()
         self._is_read = True
@@ -193,6 +197,8 @@ class RoutePlan:
                 else:
                     self._refusal_by_key[key] = refusal
             elif refusal is None:
+                self.needs_read |= key in self._suspect
+                self._suspect.discard(key)
                 self._believe(key, (value,))
             else:
                 self._refusal_by_key[key] = refusal
@@ -327,12 +333,16 @@ class RoutePlan:
             if not believed:
                 return False
             # A foreign route took the place of ours, or of one of several.
+            self._suspect.add(key)
             self._lose(key)
-        elif not event.is_new:
+            return not self.is_settled
+        if not event.is_new:
             if value not in believed:  # removed in a shape that was never announced, or known to be gone
                 self.needs_read |= bool(believed)
             self._believe_without(key, value)
-        elif event.is_replace:
+            return not self.is_settled
+        self._suspect.add(key)
+        if event.is_replace:
             self.needs_read |= len(believed) > 1
             self._believe(key, (value,))
         elif value not in believed:

@@ -219,4 +219,4 @@ def _key(net: Net) -> RouteKey:
 
 
 TestRouteLaws = RouteLaws.TestCase
-TestRouteLaws.settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
+TestRouteLaws.settings = settings(max_examples=400, stateful_step_count=30, deadline=None)

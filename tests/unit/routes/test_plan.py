@@ -165,3 +165,14 @@ def test_who_changed_our_routes_is_told_once() -> None:
     plan.on_route(removed(port=4711))
     assert plan.pop_foreign_ports() == {4711}
     assert plan.pop_foreign_ports() == set()
+
+
+def test_replace_where_somebody_wrote_too_is_read_back() -> None:
+    plan = plan_with((KEY, VALUE))
+    plan.on_route(RouteEvent(True, True, False, 9, KEY, OTHER))  # his route first,
+    plan.on_route(RouteEvent(True, False, True, 9, KEY, OTHER))  # then one of our protocol behind it
+    plan.absorb(plan.plan_additions(True), DONE)  # replaced his, not the second
+    assert plan.needs_read
+    plan.start_read()
+    plan.replace_believed([(KEY, VALUE), (KEY, OTHER)])
+    assert plan.plan_additions(True) == (RouteOperation(Verb.DELETE, KEY, OTHER),)
