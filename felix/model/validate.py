@@ -107,8 +107,9 @@ def _find_frame_flaws(document: dict[object, object]) -> Iterator[Flaw]:
     version, kind = document.get("apiVersion", ""), document.get("kind", "")
     if version != API_VERSION:
         yield Flaw(("apiVersion",), version, f"expected {API_VERSION}")
-    if kind not in RESOURCE_BY_KIND:
+    if not isinstance(kind, str) or kind not in RESOURCE_BY_KIND:
         yield Flaw(("kind",), kind, _explain_kind(kind))
+        kind = ""
     if not isinstance(document.get("spec", {}), dict):
         yield Flaw(("spec",), document["spec"], "expected a mapping")
     metadata = document.get("metadata", {})
@@ -123,7 +124,7 @@ def _find_frame_flaws(document: dict[object, object]) -> Iterator[Flaw]:
         letters = "A-Z a-z 0-9 _ . -" if form is _FOREIGN_NAME else "a-z 0-9 . -"
         reason = f"expected at most 253 of {letters}, a letter or digit at both ends"
         yield Flaw(("metadata", "name"), name, reason)
-    if namespace != "" and kind in RESOURCE_BY_KIND and kind not in NAMESPACED_KINDS:
+    if namespace != "" and kind and kind not in NAMESPACED_KINDS:
         yield Flaw(("metadata", "namespace"), namespace, f"things of kind {kind} are in no namespace")
     elif isinstance(namespace, str) and namespace and not _FOREIGN_NAME.fullmatch(namespace):
         yield Flaw(("metadata", "namespace"), namespace, "expected letters, digits, . - and _")
