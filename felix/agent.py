@@ -42,6 +42,7 @@ from felix.obs.log import LogControl
 from felix.obs.metrics import Metrics
 from felix.obs.notify import Notifier
 from felix.obs.serve import Door, keep_pulse, serve_health, serve_local_api, serve_metrics
+from felix.reconcile.brake import TOLERATED_ENDPOINTS, Hold, find_hold
 from felix.report import AgentReport
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ log = logging.getLogger(__name__)
 _SLICE_UPDATES = 200  # decoded before the loop breathes
 _SLICE_POLICIES = 50
 _PENDING_LIMIT_S = 10.0
+_HOLD_LOOK_S = 1.0
+_CONSENT = "confirm-deletion"  # a file in the run directory
 
 
 class Agent:
@@ -152,11 +155,21 @@ class Agent:
 
     async def _feed(self) -> NoReturn:
         while True:
-            batch = await self._mailbox.take()
+            batch = await self._next_batch()
             arrived_at = monotonic_s()
             await self._take(batch)
             if self._is_in_sync and self._intake.is_datastore_ready:
                 await self._hand_on(arrived_at)
+
+    async def _next_batch(self) -> Batch:
+        """Waits for mail; while a deletion is held no longer than a second, so that its end is noticed."""
+        if self._report.hold is None:
+            return await self._mailbox.take()
+        try:
+            async with asyncio.timeout(_HOLD_LOOK_S):
+                return await self._mailbox.take()
+        except TimeoutError:
+            return self._mailbox.take_now()
 
     async def _take(self, batch: Batch) -> None:
         if batch.resync_reason is not None:
@@ -185,9 +198,11 @@ class Agent:
 
     async def _hand_on(self, arrived_at: float) -> None:
         """What changed is with the driver and the BIRD keeper; the first time, everything is."""
-        await self._take_configuration()
         while not self._intake.graph.settle(_SLICE_POLICIES):
             await self._breathe()
+        if self._is_holding():
+            return
+        await self._take_configuration()
         delta = self._intake.graph.flush()
         self._report.on_problems(self._intake.pop_problems())
         if delta:
@@ -200,6 +215,29 @@ class Agent:
         if not self._synced.is_set():
             self._driver.on_in_sync()
             self._synced.set()
+
+    def _is_holding(self) -> bool:
+        """Whether so much would be deleted at once that it needs a person's word."""
+        hold = self._find_hold()
+        if hold is None and self._report.hold is None:
+            return False
+        consent = Path(self._resolved.settings.run_dir) / _CONSENT
+        if self._report.hold is not None and consent.exists():
+            log.warning("%s is there: the deletion is confirmed", consent)
+            hold = None
+        if self._report.hold is None or hold is None:
+            consent.unlink(missing_ok=True)  # given before the question, or used up
+        self._report.on_hold(hold, consent, self._datastore_health)
+        return hold is not None
+
+    def _find_hold(self) -> Hold | None:
+        graph = self._intake.graph
+        if self._synced.is_set():
+            leaving = [name for name in graph.find_leaving() if self._driver.has_interface(name)]
+        else:  # an earlier run's endpoints are as dear as our own
+            leaving = [name for name in self._driver.served_interfaces if not graph.is_claimed(name)]
+        # Counting those in force costs all of them, so only when many go.
+        return find_hold(leaving, len(self._driver.served_interfaces)) if len(leaving) > TOLERATED_ENDPOINTS else None
 
     async def _breathe(self) -> None:
         self._datastore_health.beat()
@@ -258,6 +296,8 @@ class Agent:
         self._metrics.etcd_connected.set(self._watch.is_connected)
         self._report.on_health(self._driver, self._dataplane_health)
         self._datastore_health.beat()
+        if not self._synced.is_set():
+            self._dataplane_health.beat()  # the driver waits for the datastore; a restart would not help
         if self._notifier.watchdog_interval_s and self._health.is_live():
             self._notifier.alive()
 
@@ -273,6 +313,7 @@ class Agent:
                 "failure": self._watch.failure,
                 "revision": self._revision,
             },
+            "held": str(self._report.hold or ""),
             "dataplane": {"revision": self._report.applied_revision, "cycles": self._report.cycles_count},
             "endpoints": {
                 str(key): {"status": report.condition.value, "reason": report.reason}

@@ -20,6 +20,7 @@ from felix.model.keys import ResourceKey
 from felix.obs.endpoint_files import EndpointFiles, format_file_name, render_endpoint_file
 from felix.obs.health import Component
 from felix.obs.metrics import Metrics
+from felix.reconcile.brake import Hold
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class AgentReport:
         self._dataplane_problems: dict[ResourceKey, Problem] = {}
         self.endpoint_reporter: EndpointReporter | None = None
         self.bird = BirdReport(fault="not asked yet")
+        self.hold: Hold | None = None
         self.applied_revision = 0
         self.cycles_count = 0
 
@@ -73,6 +75,20 @@ class AgentReport:
                 log.info("%s: all right now", subject)
         if news:
             self._count_problems()
+
+    def on_hold(self, hold: Hold | None, consent: Path, datastore: Component) -> None:
+        """A mass deletion waits until the file `consent` is made, or does not any more (None)."""
+        before, self.hold = self.hold, hold
+        self._metrics.mass_deletion_held.set(len(hold.leaving) if hold else 0)
+        if hold is None:
+            if before is not None:
+                datastore.set_ready(True, "a held deletion has ended")
+                log.warning("a held deletion has ended: what the datastore says is in force again")
+            return
+        text = f"deletion held: {hold}; everything stays as it was. If it is meant: touch {consent}"
+        datastore.set_ready(False, text)
+        if before is None:
+            log.error("%s", text)
 
     def on_stats(self, stats: CalcStats) -> None:
         """Calculation counts this much."""

@@ -39,6 +39,11 @@ class ChangeLog(Generic[K, V]):
         else:
             self._value_by_key[key] = value
 
+    def find_leaving(self) -> list[V]:
+        """Returns the values that were told and that the next `pop_changes` will tell as gone; costs what changed."""
+        touched = self._told_by_key.items()
+        return [before for key, before in touched if before is not None and key not in self._value_by_key]
+
     def pop_changes(self) -> dict[K, V | None]:
         """Returns the value, None if gone, of every key for which it differs from what was popped before."""
         told, self._told_by_key = self._told_by_key, {}

@@ -78,6 +78,10 @@ class LocalEndpoints:
         changed, self._changed_profiles = self._changed_profiles, {}
         return changed
 
+    def is_claimed(self, interface: str) -> bool:
+        """Whether an endpoint of this host names that interface."""
+        return self._interfaces.find_winner(interface) is not None
+
     def is_using(self, profile: ResourceKey) -> bool:
         """Whether some connected endpoint names this profile."""
         return profile in self._users_by_profile

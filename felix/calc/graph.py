@@ -80,6 +80,14 @@ class CalcGraph:
         self._rules.pop_changes(delta)
         return delta
 
+    def find_leaving(self) -> list[str]:
+        """Returns the interfaces of endpoints that the next flush will tell as gone; call it when all is settled."""
+        return [one.interface for one in self._endpoints.results.find_leaving() if not self.is_claimed(one.interface)]
+
+    def is_claimed(self, interface: str) -> bool:
+        """Whether an endpoint of this host names that interface."""
+        return self._endpoints.is_claimed(interface)
+
     def pop_problems(self) -> dict[Key, tuple[Problem, ...]]:
         """Returns what is wrong with each object of which that changed since the last call; empty: nothing any more.
 

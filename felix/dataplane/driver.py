@@ -110,6 +110,15 @@ class Driver:
         """How each local endpoint stands."""
         return self._board
 
+    @property
+    def served_interfaces(self) -> list[str]:
+        """The interfaces that are there and whose packets the kernel leads to the policy of an endpoint."""
+        return [name for name in self._nft.believed_interfaces if self.has_interface(name)]
+
+    def has_interface(self, name: str) -> bool:
+        """Whether there is an interface of that name."""
+        return self._links.find_link(name) is not None
+
     async def start(self) -> None:
         """Events are received, the kernel has been read, and if there was no table of ours there is a closed one now.
 

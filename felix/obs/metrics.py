@@ -108,6 +108,9 @@ class Metrics:
         self.unclaimed_interfaces = declare.gauge(
             "unclaimed_interfaces", "Workload interfaces that no endpoint claims; they are closed."
         )
+        self.mass_deletion_held = declare.gauge(
+            "mass_deletion_held", "Endpoints kept although the datastore lost them all at once; 0: nothing is held."
+        )
         self.problems = declare.gauge(
             "problems", "Objects that cannot be used or programmed now, by kind of resource or by family.", "kind"
         )

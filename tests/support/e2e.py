@@ -15,6 +15,7 @@ from pathlib import Path
 from felix.errors import EnvironmentFault
 from felix.lab import documents
 from felix.lab.host import Host
+from felix.lab.lab import Lab
 from felix.lab.place import Place, wait_until
 from felix.lab.store import Document, Json
 from felix.obs.serve import ask_local_api
@@ -35,6 +36,11 @@ def guarded_profile(name: str, selector: str) -> Document:
     """Returns a profile that lets in only endpoints of the selector, and everything out."""
     ingress: list[Json] = [{"action": "Allow", "source": {"selector": selector}}]
     return documents.resource("Profile", name, {"ingress": ingress, "egress": [{"action": "Allow"}]})
+
+
+def delete_prefix(lab: Lab, prefix: str) -> None:
+    """No key of the lab's etcd begins so; all went in one transaction."""
+    lab.fabric.run(["etcdctl", "del", "--prefix", prefix])
 
 
 # --- Agents seen from outside ---

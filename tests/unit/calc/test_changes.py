@@ -26,3 +26,20 @@ def test_changes_that_came_and_went_between_pops_are_never_told() -> None:
     log.set("b", 2)
     log.set("b", 1)
     assert (log.pop_changes(), dict(log.values)) == ({}, {"b": 1})
+
+
+def test_find_leaving_names_what_was_told_and_is_gone() -> None:
+    log: ChangeLog[str, int] = ChangeLog()
+    log.set("told", 1)
+    log.set("stays", 2)
+    log.pop_changes()
+    log.set("told", None)
+    log.set("stays", 3)
+    log.set("brief", 4)
+    log.set("brief", None)
+    assert log.find_leaving() == [1]
+    log.set("told", 5)
+    assert log.find_leaving() == []
+    log.set("told", None)
+    log.pop_changes()
+    assert log.find_leaving() == []

@@ -244,3 +244,18 @@ def count_calls_of_change(size: int, change: Records) -> int:
 def test_one_change_in_a_cluster_eight_times_larger_costs_the_same(change: Records) -> None:
     small, large = (count_calls_of_change(size, change) for size in (100, 800))
     assert large <= small * 1.5 + 20
+
+
+def test_endpoint_that_goes_is_leaving_until_it_was_told_unless_another_names_its_interface() -> None:
+    graph = CalcGraph(HOST)
+    successor = ResourceKey("WorkloadEndpoint", "default", "web2")
+    load(graph, WEB)
+    graph.on_update(WEB_KEY, None)
+    assert graph.settle()
+    assert graph.find_leaving() == ["cali-web"]
+    graph.on_update(successor, WEB[WEB_KEY])
+    assert graph.settle()
+    assert graph.find_leaving() == []
+    graph.on_update(successor, None)
+    graph.flush()
+    assert graph.find_leaving() == []
