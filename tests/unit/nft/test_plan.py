@@ -159,3 +159,20 @@ def test_set_that_goes_and_comes_back_before_the_next_cycle_loses_stale_members_
 def test_config_with_unusable_prefix_is_refused(prefixes: tuple[str, ...]) -> None:
     with pytest.raises(DataError):
         NftConfig(interface_prefixes=prefixes)
+
+
+def test_change_in_the_middle_of_a_cycle_waits_for_the_next_one() -> None:
+    one, two = endpoint(1, _STACK, _EMPTY), endpoint(2, _EMPTY, _EMPTY)
+    plan = _plan(DesiredDelta(policies={_A: _ALLOW, _B: _ALLOW}, endpoints={one.key: one, two.key: two}))
+    kernel = FakeNft()
+    drive(kernel, plan)
+    plan.plan_fill()
+    rule = CompiledRule(Action.ALLOW, source=EntityMatch(sets=(SetRef("late", False, False),)))
+    late = DesiredDelta(sets={"late": True}, policies={_A: CompiledPolicy((rule,), ())}, endpoints={two.key: None})
+    plan.on_delta(late)
+    assert not plan.is_enforced(two.key)
+    assert not plan.plan_structure()
+    assert not plan.plan_cleanup()
+    results = drive(kernel, plan)
+    assert plan.is_settled
+    assert not any(result.closed or result.error for result in results)
