@@ -288,7 +288,7 @@ class Agent:
             log.info("ready: %s, first cycle %.0f ms", text, cycle.duration_s * 1000)
 
     def _is_keeping_up(self) -> Verdict:
-        waited_s = self._driver.board.oldest_wait_s(monotonic_s())
+        waited_s = self._driver.oldest_wait_s(monotonic_s())
         return Verdict(waited_s < _PENDING_LIMIT_S, f"oldest change waits for {waited_s:.1f} s" if waited_s else "")
 
     def _beat(self, lag_s: float) -> None:

@@ -162,7 +162,7 @@ class AgentReport:
     def on_health(self, driver: Driver, dataplane: Component) -> None:
         """What only shows when one looks: ages and counts of the driver."""
         metrics = self._metrics
-        metrics.oldest_pending_change_seconds.set(driver.board.oldest_wait_s(monotonic_s()))
+        metrics.oldest_pending_change_seconds.set(driver.oldest_wait_s(monotonic_s()))
         if monotonic_s() - driver.last_progress_at < dataplane.timeout_s:
             dataplane.beat()
 

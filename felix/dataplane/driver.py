@@ -94,6 +94,7 @@ class Driver:
         self._retries: RetryQueue[str] = RetryQueue(BackOff(first_s=0.2, most_s=30.0))
         self._refresh_at: dict[str, float] = {}
         self._is_in_sync = False
+        self._arrived: list[tuple[DesiredDelta, float]] = []
         self._revision = 0
         self.last_progress_at = monotonic_s()
         self.overruns_count = 0
@@ -140,11 +141,7 @@ class Driver:
 
     def on_delta(self, delta: DesiredDelta, revision: int, arrived_at: float) -> None:
         """Desired state changed by `delta`, which arrived then (monotonic seconds) and ends at that revision."""
-        self._nft.on_delta(delta)
-        self._routes.on_delta(delta.endpoints, delta.blocks)
-        self._links.on_delta(delta.endpoints)
-        self._conntrack.on_delta(delta.endpoints)
-        self._board.on_delta(delta.endpoints, arrived_at)
+        self._arrived.append((delta, arrived_at))
         self._revision = max(self._revision, revision)
         self._wake.set()
 
@@ -152,6 +149,11 @@ class Driver:
         """Desired state is complete: from now on cycles run, and what is not wanted is removed."""
         self._is_in_sync = True
         self._wake.set()
+
+    def oldest_wait_s(self, now: float) -> float:
+        """Returns for how long the oldest change of an endpoint that is not enforced yet has been waiting; 0: none."""
+        waits = (now - arrived_at for delta, arrived_at in self._arrived if delta.endpoints)
+        return max(self._board.oldest_wait_s(now), next(waits, 0.0))
 
     async def run(self) -> NoReturn:
         """Applies whenever there is something to do, the first change after quiet at once, bursts in few batches."""
@@ -245,6 +247,7 @@ class Driver:
 
     async def _run_cycle(self) -> None:
         started_at = monotonic_s()
+        self._take_arrived()
         revision, cycle = self._revision, Cycle()
         await self._attempt(_LINKS, cycle, self._read_what_is_unknown)
         await self._attempt(_ROUTES, cycle, self._remove_routes)
@@ -259,6 +262,18 @@ class Driver:
         cycle.duration_s = monotonic_s() - started_at
         self._board.report(cycle, monotonic_s())
         self._on_cycle(cycle)
+
+    def _take_arrived(self) -> None:
+        """The plans know all that arrived. Never within a cycle: its later steps count on what its earlier ones did,
+        as chains do on the sets that were declared before them.
+        """
+        arrived, self._arrived = self._arrived, []
+        for delta, arrived_at in arrived:
+            self._nft.on_delta(delta)
+            self._routes.on_delta(delta.endpoints, delta.blocks)
+            self._links.on_delta(delta.endpoints)
+            self._conntrack.on_delta(delta.endpoints)
+            self._board.on_delta(delta.endpoints, arrived_at)
 
     async def _attempt(self, family: str, cycle: Cycle, step: Callable[[Cycle], Awaitable[None]]) -> None:
         try:
