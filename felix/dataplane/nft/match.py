@@ -6,6 +6,7 @@ writes generated rules and lists them. Scars of nft 1.0.6 that shaped this file:
 - anonymous sets come back sorted, with neighbours merged, and a set of one element comes back without braces;
 - `meta nfproto` in front of ICMP of the same family is left out of the listing, `ip version 4` is not;
 - two `!=` terms on type and code list like NOT (type and code) but are something else; a concatenation is exact;
+- `sport != 1` beside `dport != 2` is merged to NOT (both) and comes back as if it were not; one is said positively;
 - `th sport 1 th dport 2` comes back as raw bytes, so ports without a protocol become one rule per protocol.
 """
 
@@ -160,12 +161,11 @@ def _transports(rule: CompiledRule) -> Iterator[_Transport]:
 
 
 def _one_protocol(rule: CompiledRule, protocol: int) -> Iterator[_Transport]:
-    ports: list[str] = []
-    for side, entity in (("sport", rule.source), ("dport", rule.destination)):
-        terms = _ports(protocol, side, entity)
-        if terms is None:
-            return
-        ports += terms
+    sources = _ports(protocol, "sport", rule.source)
+    destinations = _ports(protocol, "dport", rule.destination, keeps_apart=_excludes_one_port(rule.source))
+    if sources is None or destinations is None:
+        return
+    ports = sources + destinations
     plain = tuple(ports) or (f"meta l4proto {protocol}",)
     if rule.icmp is None and rule.not_icmp is None:
         yield _Transport(None, protocol, plain)
@@ -182,12 +182,18 @@ def _has_ports(rule: CompiledRule) -> bool:
     return any(side.ports is not None or side.not_ports for side in (rule.source, rule.destination))
 
 
-def _ports(protocol: int, side: str, entity: EntityMatch) -> list[str] | None:
-    """Returns the port terms of one side; None when no packet can match."""
+def _excludes_one_port(entity: EntityMatch) -> bool:
+    return [first == last for first, last in _cover(entity.not_ports)] == [True]
+
+
+def _ports(protocol: int, side: str, entity: EntityMatch, *, keeps_apart: bool = False) -> list[str] | None:
+    """Returns the port terms of one side; None when no packet can match. keeps_apart: no `!=` with a single port."""
     wanted = None if entity.ports is None else _cover((port.first, port.last) for port in entity.ports)
     if protocol not in _PORTS_WORD:
         return [] if wanted is None else None
     excluded = _cover((port.first, port.last) for port in entity.not_ports)
+    if keeps_apart and _excludes_one_port(entity):
+        wanted, excluded = _without([(0, _LAST_PORT)] if wanted is None else wanted, excluded[0][0]), []
     if wanted == [] or excluded == [(0, _LAST_PORT)]:
         return None
     terms = []
@@ -230,6 +236,15 @@ def _cover(ranges: Iterable[Range] | Iterable[PortRange]) -> list[Range]:
         else:
             covered.append((first, last))
     return covered
+
+
+def _without(ranges: Iterable[Range], value: int) -> list[Range]:
+    """Returns the ranges with a hole at `value`."""
+    return _cover(part for first, last in ranges for part in _cut(first, last, value))
+
+
+def _cut(first: int, last: int, value: int) -> list[Range]:
+    return [(first, value - 1), (value + 1, last)] if first <= value <= last else [(first, last)]
 
 
 def _render_set(items: Sequence[str]) -> str:

@@ -60,6 +60,24 @@ def _rule(
         (_rule(destination=EntityMatch(ports=()), protocol=6), []),
         (_rule(destination=EntityMatch(ports=(PortRange(0, 65535),)), protocol=17), ["meta l4proto 17"]),
         (_rule(destination=EntityMatch(not_ports=(PortRange(53, 53),)), protocol=17), ["udp dport != 53"]),
+        (
+            _rule(
+                EntityMatch(not_ports=(PortRange(5000, 5000),)), EntityMatch(not_ports=(PortRange(81, 81),)), protocol=6
+            ),
+            ["tcp sport != 5000 tcp dport { 0-80, 82-65535 }"],
+        ),
+        (
+            _rule(
+                EntityMatch(not_ports=(PortRange(5000, 5000),)),
+                EntityMatch(ports=(PortRange(80, 82),), not_ports=(PortRange(82, 82),)),
+                protocol=17,
+            ),
+            ["udp sport != 5000 udp dport 80-81"],
+        ),
+        (
+            _rule(EntityMatch(not_ports=(PortRange(0, 0),)), EntityMatch(not_ports=(PortRange(0, 0),)), protocol=6),
+            ["tcp sport != 0 tcp dport 1-65535"],
+        ),
         (_rule(destination=EntityMatch(ports=(PortRange(53, 53),)), protocol=1), []),
         (_rule(protocol=1, icmp=(IcmpMatch(8, 0), None)), ["icmp type 8 icmp code 0"]),
         (_rule(protocol=58, icmp=(IcmpMatch(128, None), None), version=4), []),
