@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
 import msgspec
-from msgspec import inspect, structs
+from msgspec import structs
 
 from felix.errors import Problem
 from felix.model.checks import find_flaws
@@ -31,7 +31,17 @@ from felix.model.records import (
 )
 from felix.model.rules import find_rule_flaws, find_unenforced_fields, is_net
 from felix.model.settle import settle_defaults
-from felix.model.shape import Flaw, Path, find_shape_flaws, make_problems, show, simplify
+from felix.model.shape import (
+    FLAW_LIMIT,
+    Flaw,
+    Path,
+    collect,
+    find_shape_flaws,
+    make_problems,
+    show,
+    simplify,
+    type_of,
+)
 from felix.model.values import policy_name
 
 VALUE_LIMIT_BYTES = 4 * 1024 * 1024  # etcd itself refuses more than 1.5 MiB unless told otherwise
@@ -111,7 +121,7 @@ def _decode_loosely(key: ResourceKey, value: bytes) -> Decoded:
         for direction in ("ingress", "egress"):
             if direction in spec:
                 rules_by_direction[direction] = _read_rules(spec.pop(direction), ("spec", direction), flaws)
-    fatal = list(find_shape_flaws(document, inspect.type_info(wanted), is_strict=False))
+    fatal = collect(find_shape_flaws(document, type_of(wanted), is_strict=False))
     if fatal:
         return _stand_in(key, value, fatal + flaws)
     record: ResourceRecord = msgspec.convert(document, wanted)
@@ -138,9 +148,14 @@ def _read_rules(value: object, path: Path, flaws: list[Flaw]) -> Rules:
 
 
 def _read_rule(value: object, path: Path, flaws: list[Flaw]) -> Rule:
+    if len(flaws) > FLAW_LIMIT:  # nobody is told any more why
+        try:
+            return msgspec.convert(value, Rule)
+        except msgspec.ValidationError:
+            return DENY_RULE
     found = list(find_unenforced_fields(value, path))
     named = {flaw.path for flaw in found}
-    shape = find_shape_flaws(value, inspect.type_info(Rule), path, is_strict=False)
+    shape = collect(find_shape_flaws(value, type_of(Rule), path, is_strict=False))
     found += [_as_denied(flaw) for flaw in shape if flaw.path not in named]
     if not found:
         return msgspec.convert(value, Rule)
@@ -155,7 +170,7 @@ def _settle(key: ResourceKey, record: ResourceRecord, flaws: list[Flaw], value: 
         flaws += _find_name_flaws(key, record)
         renamed = structs.replace(metadata, name=key.name, namespace=key.namespace)
         record = structs.replace(record, metadata=renamed)
-    fatal = list(find_flaws(record))
+    fatal = collect(find_flaws(record))
     if fatal:
         return _stand_in(key, value, fatal + flaws)
     if isinstance(record, RuleRecord):
@@ -183,7 +198,7 @@ def _settle_rules(record: H, flaws: list[Flaw]) -> H:
     for direction, rules in (("ingress", record.spec.ingress), ("egress", record.spec.egress)):
         bad: dict[int, list[Flaw]] = {}
         for index, rule in enumerate(rules):
-            if found := list(find_rule_flaws(rule, ("spec", direction, index))):
+            if found := collect(find_rule_flaws(rule, ("spec", direction, index))):
                 bad[index] = found
         if bad:
             flaws += [_as_denied(flaw) for found in bad.values() for flaw in found]
@@ -223,5 +238,5 @@ def _decode_block(key: BlockKey, value: bytes) -> Decoded:
 
 def _explain(value: bytes, wanted: type[BlockAffinity | AllocationBlock]) -> list[Flaw]:
     document = msgspec.json.decode(value)
-    flaws = list(find_shape_flaws(document, inspect.type_info(wanted), is_strict=False))
+    flaws = collect(find_shape_flaws(document, type_of(wanted), is_strict=False))
     return flaws or [Flaw((), "", "does not have the form of its kind")]

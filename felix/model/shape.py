@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -53,11 +55,22 @@ def show(value: object) -> str:
 
 
 def make_problems(subject: str, flaws: list[Flaw]) -> tuple[Problem, ...]:
-    """Returns one problem per flaw; of very many the first, and one that says how many there are."""
+    """Returns one problem per flaw; of very many the first, and one that says that there are more."""
     problems = [Problem(subject, format_path(flaw.path), show(flaw.value), flaw.reason) for flaw in flaws[:FLAW_LIMIT]]
     if len(flaws) > FLAW_LIMIT:
-        problems.append(Problem(subject, "", "", f"and {len(flaws) - FLAW_LIMIT} more problems of this object"))
+        problems.append(Problem(subject, "", "", f"has more problems than these {FLAW_LIMIT}"))
     return tuple(problems)
+
+
+def collect(flaws: Iterator[Flaw]) -> list[Flaw]:
+    """Returns the flaws as far as anybody wants to know them: whoever writes nonsense must not keep us busy."""
+    return list(itertools.islice(flaws, FLAW_LIMIT + 1))
+
+
+@functools.cache
+def type_of(wanted: type) -> inspect.Type:
+    """Returns a record's type in the form in which `find_shape_flaws` takes it."""
+    return inspect.type_info(wanted)
 
 
 def simplify(value: object) -> object:

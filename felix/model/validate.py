@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
-from msgspec import inspect
 
 from felix.config.resolve import Kind, Source, resolve
 from felix.config.table import SETTING_BY_LOWERED_NAME
@@ -18,7 +17,7 @@ from felix.model.keys import NAMESPACED_KINDS
 from felix.model.metadata import API_VERSION
 from felix.model.records import RESOURCE_BY_KIND, FelixConfiguration, Policy, Profile, ResourceRecord
 from felix.model.rules import UNENFORCED_ENTITY_FIELDS, UNENFORCED_RULE_FIELDS, find_rule_flaws, find_unenforced_fields
-from felix.model.shape import Flaw, find_shape_flaws, make_problems, show, simplify
+from felix.model.shape import Flaw, find_shape_flaws, make_problems, show, simplify, type_of
 from felix.model.strict import find_strict_flaws
 
 # Kinds of Calico that are not resources of Felix, and why.
@@ -86,7 +85,7 @@ def judge(document: object) -> Judgement:
         name: value for name, value in plain.get("metadata", {}).items() if name not in _IGNORED_METADATA
     }
     warnings = list(_take_unenforced(plain))
-    shape = list(find_shape_flaws(plain, inspect.type_info(wanted), is_strict=True))
+    shape = list(find_shape_flaws(plain, type_of(wanted), is_strict=True))
     unknown = [flaw for flaw in shape if flaw.reason.startswith("unknown field")]
     known = {flaw.path for flaw in errors}
     errors += [flaw for flaw in shape if flaw not in unknown and flaw.path not in known]
