@@ -175,6 +175,12 @@ class Lab:
         if record:
             process.stop(record, number)
 
+    def send_etcd_signal(self, number: int) -> None:
+        """etcd has been sent a signal, such as SIGSTOP; nothing when it does not run."""
+        record = self._state.read().processes.get("etcd")
+        if record:
+            process.send_signal(record, number)
+
     def set_link(self, host: Host, *, up: bool) -> None:
         """The host's cable to the fabric is plugged in or pulled out."""
         self.fabric.configure(f"link set {host.name} {'up' if up else 'down'}")
@@ -218,14 +224,19 @@ class Lab:
         with self._state.change() as state:
             state.workloads[name] = record
         namespace.create_namespaces([workload.namespace])
-        host.configure(
-            f"link add {record.interface} address {names.HOST_END_MAC} up type veth"
-            f" peer name eth0 netns {workload.namespace} address {names.workload_mac(name)}"
-        )
-        workload.configure(*_workload_commands(record))
+        self.plug_in_workload(name)
         if write_endpoint:
             self.store.put(record.key, document)
         return workload
+
+    def plug_in_workload(self, name: str) -> None:
+        """The workload, which has no interface, has one again, with its addresses, on a veth that its host holds."""
+        workload = self.workloads[name]
+        self.host(workload.record.host).configure(
+            f"link add {workload.interface} address {names.HOST_END_MAC} up type veth"
+            f" peer name eth0 netns {workload.namespace} address {names.workload_mac(name)}"
+        )
+        workload.configure(*_workload_commands(workload.record))
 
     def remove_workload(self, name: str) -> None:
         """Neither workload nor endpoint nor allocation exists; harmless when they did not."""

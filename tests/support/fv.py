@@ -133,6 +133,22 @@ class Fleet:
             for path in paths:
                 self.lab.store.delete(path)
 
+    @contextmanager
+    def changed(self, name: str, **fields: Json) -> Iterator[int]:
+        """While inside, the spec of the container's endpoint has these fields, and that is enforced."""
+        path = self.lab.workloads[name].record.key
+        stored = self.lab.store.get(path)
+        assert stored is not None
+        before, _ = stored
+        spec = before["spec"]
+        assert isinstance(spec, dict)
+        try:
+            revision = self.lab.store.put(path, {**before, "spec": {**spec, **fields}})
+            self.wait_applied(revision)
+            yield revision
+        finally:
+            self.wait_applied(self.lab.store.put(path, before))
+
     def world(self) -> World:
         """Returns what etcd holds, as the reference meaning of policy takes it."""
         world = World({}, {}, {}, {}, {}, {})
