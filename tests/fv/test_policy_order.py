@@ -1,4 +1,4 @@
-"""Which policy decides, on the real kernel: tiers, orders, types, namespaces, profiles; and what is no policy at all."""
+"""Which policy decides, on the real kernel: tiers, orders, types, namespaces, profiles; and what is not enforced."""
 
 from __future__ import annotations
 
