@@ -207,7 +207,6 @@ class Agent:
         self._report.on_problems(self._intake.pop_problems())
         if delta:
             self._metrics.calc_graph_output_events.inc()
-            self._report.on_stats(self._intake.graph.stats())
         self._driver.on_delta(delta, self._revision, arrived_at)
         inputs = self._intake.graph.pop_bgp_inputs()
         if inputs is not None:
@@ -252,9 +251,10 @@ class Agent:
         before = self._resolved
         sources = datastore_sources(before.settings.felix_hostname, self._intake.configurations)
         self._resolved = resolve((*load_local(self._config_file), *sources, host_source()), before)
-        for problem in (*self._resolved.problems, *self._resolved.notices):
-            if problem not in before.problems and problem not in before.notices:
-                log.warning("setting: %s", problem)
+        self._report.on_settings(self._resolved.problems)
+        for notice in self._resolved.notices:
+            if notice not in before.notices:
+                log.warning("setting: %s", notice)
         changes = find_changes(before.settings, self._resolved.settings)
         settings = self._resolved.settings
         self._logs.set_levels(settings.log_severity_screen, settings.log_severity_file)
@@ -295,6 +295,7 @@ class Agent:
         self._metrics.loop_lag_seconds.set(lag_s)
         self._metrics.etcd_connected.set(self._watch.is_connected)
         self._report.on_health(self._driver, self._dataplane_health)
+        self._report.on_stats(self._intake.graph.stats())  # counts all policies: once a second, not with every change
         self._datastore_health.beat()
         if not self._synced.is_set():
             self._dataplane_health.beat()  # the driver waits for the datastore; a restart would not help

@@ -16,7 +16,7 @@ from felix.datastore.report import EndpointReporter
 from felix.datastore.status import EndpointState, WorkloadId
 from felix.errors import Problem
 from felix.intake import EndpointIdentity, Intake
-from felix.model.keys import ResourceKey
+from felix.model.keys import IPAM, ResourceKey
 from felix.obs.endpoint_files import EndpointFiles, format_file_name, render_endpoint_file
 from felix.obs.health import Component
 from felix.obs.metrics import Metrics
@@ -41,6 +41,7 @@ class AgentReport:
         self._dataplane_problems: dict[ResourceKey, Problem] = {}
         self.endpoint_reporter: EndpointReporter | None = None
         self.bird = BirdReport(fault="not asked yet")
+        self._setting_problems: tuple[Problem, ...] = ()
         self.hold: Hold | None = None
         self.applied_revision = 0
         self.cycles_count = 0
@@ -57,7 +58,7 @@ class AgentReport:
     def problems(self) -> list[Problem]:
         """Everything that is wrong with what is stored or cannot be programmed, as known now."""
         found = [problem for problems in self._problems_by_subject.values() for problem in problems]
-        return [*found, *self._dataplane_problems.values(), *self.bird.problems]
+        return [*found, *self._setting_problems, *self._dataplane_problems.values(), *self.bird.problems]
 
     @property
     def is_settled_once(self) -> bool:
@@ -70,11 +71,19 @@ class AgentReport:
             if problems:
                 self._problems_by_subject[subject] = problems
                 for problem in problems:
-                    log.warning("%s", problem)
+                    log.warning(str(problem))  # as the message: the log holds back what repeats, not the 21st object
             elif self._problems_by_subject.pop(subject, None):
-                log.info("%s: all right now", subject)
+                log.info(f"{subject}: all right now")
         if news:
             self._count_problems()
+
+    def on_settings(self, problems: tuple[Problem, ...]) -> None:
+        """This is wrong with settings now; the log says each once."""
+        for problem in problems:
+            if problem not in self._setting_problems:
+                log.warning("setting: %s", problem)
+        self._setting_problems = problems
+        self._count_problems()
 
     def on_hold(self, hold: Hold | None, consent: Path, datastore: Component) -> None:
         """A mass deletion waits until the file `consent` is made, or does not any more (None)."""
@@ -211,9 +220,10 @@ class AgentReport:
     def _count_problems(self) -> None:
         counts: Counter[str] = Counter()
         for subject, problems in self._problems_by_subject.items():
-            counts[subject.split("/")[5] if subject.count("/") > 5 else "ipam"] += len(problems)
+            counts["ipam" if subject.startswith(IPAM) else subject.split("/")[5]] += len(problems)
         counts["dataplane"] = len(self._dataplane_problems)
         counts["bgp"] = len(self.bird.problems)
+        counts["settings"] = len(self._setting_problems)
         self._kinds.update(counts)
         for kind in sorted(self._kinds):
             self._metrics.problems.labels(kind).set(counts[kind])

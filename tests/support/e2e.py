@@ -6,16 +6,20 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from felix.errors import EnvironmentFault
 from felix.lab import documents
 from felix.lab.host import Host
 from felix.lab.lab import Lab
+from felix.lab.names import ETCD_PORT, FABRIC_ADDRESS_V4
 from felix.lab.place import Place, wait_until
 from felix.lab.store import Document, Json
 from felix.obs.serve import ask_local_api
@@ -168,6 +172,73 @@ def stream(source: Place, target: Place, addresses: Sequence[str], port: int, ra
     for address, counted in received.items():
         assert isinstance(counted, list)
         tally.received[address] = int(str(counted[0]))
+
+
+# --- The way to etcd ---
+
+
+class Bottleneck:
+    """A relay to the lab's etcd inside a host: connections that have brought `limit_bytes` stall, then break off.
+
+    stalls: how many have. After `open` everything passes.
+    """
+
+    _STALL_S = 0.3
+
+    def __init__(self, host: Host, lab: Lab, limit_bytes: int) -> None:
+        self.stalls = 0
+        self._limit_bytes = limit_bytes
+        self._is_open = False
+        self._fabric = lab.fabric
+        self._listener = host.call(lambda: socket.create_server(("127.0.0.1", 0)))
+        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._sockets: list[socket.socket] = [self._listener]
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def __enter__(self) -> Bottleneck:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(timeout=5)
+        for one in self._sockets:
+            one.close()
+
+    def open(self) -> None:
+        """Everything passes from now on, also what stalls."""
+        self._is_open = True
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = self._fabric.open(FABRIC_ADDRESS_V4, ETCD_PORT)
+            far.settimeout(None)
+            self._sockets += [near, far]
+            for source, target, limit in ((near, far, 0), (far, near, self._limit_bytes)):
+                thread = threading.Thread(target=self._pass, args=(source, target, limit))
+                self._threads.append(thread)
+                thread.start()
+
+    def _pass(self, source: socket.socket, target: socket.socket, limit_bytes: int) -> None:
+        passed = 0
+        with suppress(OSError):
+            while data := source.recv(4096):
+                passed += len(data)
+                if limit_bytes and passed > limit_bytes and not self._is_open:
+                    time.sleep(self._STALL_S)
+                    self.stalls += 1
+                    break
+                target.sendall(data)
+        for one in (source, target):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
 
 
 # --- The kernel, watched ---
