@@ -65,6 +65,7 @@ class DatastoreWatch:
         self._pace = pace or WatchPace()
         self._merge = Merge()
         self._outage = Outage()
+        self._restarts = 0  # snapshots in a row that no working watch followed
 
     @property
     def keys_count(self) -> int:
@@ -87,11 +88,14 @@ class DatastoreWatch:
             except ResyncRequired as error:
                 self._note_failure(error)
                 self._hand_on(self._merge.expect_snapshot(str(error)))
+                # etcd answers again, so how long it was away says nothing; how often it made us start over does
+                failures = self._restarts = self._restarts + 1
             except PeerError as error:
                 self._note_failure(error)
+                failures = self._outage.count
                 if self._merge.needs_snapshot:  # half a snapshot at an older revision is of no use
                     self._hand_on(self._merge.expect_snapshot(str(error)))
-            await asyncio.sleep(self._pace.delay_s(self._outage.count, random.random()))
+            await asyncio.sleep(self._pace.delay_s(failures, random.random()))
 
     async def _read_snapshot(self) -> None:
         """The merge has a whole snapshot at one revision."""
@@ -112,6 +116,7 @@ class DatastoreWatch:
             while True:
                 await self._follow_once(stream)
                 # not before: etcd creates a watch that it cannot serve, and then cancels it
+                self._restarts = 0
                 if ended := self._outage.note_well():
                     log.info("etcd watch is back after %d failures", ended)
 
