@@ -7,6 +7,7 @@ never reach a log.
 
 from __future__ import annotations
 
+import copy
 import logging
 import logging.handlers
 import os
@@ -112,7 +113,9 @@ class PlainFormatter(logging.Formatter):
         self._is_journal = is_journal
 
     def format(self, record: logging.LogRecord) -> str:
-        """Returns the text of a record, a traceback on lines of its own."""
+        """Returns the text of a record on one line, whatever it quotes; a traceback on lines of its own."""
+        record = copy.copy(record)
+        record.msg, record.args = _make_printable(record.getMessage()), None
         text = _hide_secrets(super().format(record)) + getattr(record, "held_back", "")
         if not self._is_journal:
             return text
@@ -204,6 +207,13 @@ def _open_file(path: str) -> tuple[logging.Handler | None, str]:
         return logging.handlers.WatchedFileHandler(path, encoding="utf-8"), ""
     except OSError as error:
         return None, str(error)
+
+
+def _make_printable(text: str) -> str:
+    """Returns `text` without what could pass for another line, or steer a terminal: names may come from anybody."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _hide_secrets(text: str) -> str:

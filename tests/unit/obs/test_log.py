@@ -35,6 +35,18 @@ def test_plain_line_has_severity_place_and_message(screen: io.StringIO, controls
     assert line.endswith(" INFO felix.test: endpoint a is up")
 
 
+def test_plain_line_stays_one_line_whatever_it_quotes(screen: io.StringIO, controls: list[LogControl]) -> None:
+    controls.append(start_logging(LogOptions(), stream=screen))
+    log.warning("profile %s: bad", "x\n2026-01-01 ERROR felix: \x1b[31mfake\u2028")
+    (line,) = screen.getvalue().splitlines()
+    assert line.endswith(r"profile x\n2026-01-01 ERROR felix: \x1b[31mfake\u2028: bad")
+    try:
+        raise RuntimeError("why")
+    except RuntimeError:
+        log.exception("failed")
+    assert "RuntimeError: why" in screen.getvalue().splitlines()[-1]
+
+
 def test_json_line_is_one_object_with_traceback(screen: io.StringIO, controls: list[LogControl]) -> None:
     controls.append(start_logging(LogOptions(is_json=True), stream=screen))
     try:
