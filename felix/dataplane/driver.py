@@ -19,6 +19,7 @@ from felix.calc.desired import DesiredDelta
 from felix.clock import monotonic_s
 from felix.dataplane.conntrack.apply import apply_conntrack
 from felix.dataplane.conntrack.plan import ConntrackPlan, ConntrackPlanned
+from felix.dataplane.conntrack.types import ConntrackResult
 from felix.dataplane.cycle import Cycle
 from felix.dataplane.endpoints import EndpointBoard
 from felix.dataplane.links import watch as links_watch
@@ -26,7 +27,7 @@ from felix.dataplane.links.apply import apply_links
 from felix.dataplane.links.plan import LinkPlan
 from felix.dataplane.links.read import read_links, read_neighbours
 from felix.dataplane.links.types import Link, LinkConfig
-from felix.dataplane.netlink.message import NETLINK_ROUTE
+from felix.dataplane.netlink.message import NETLINK_NETFILTER, NETLINK_ROUTE
 from felix.dataplane.netlink.serve import NetlinkWorker
 from felix.dataplane.netlink.watch import NetlinkWatch
 from felix.dataplane.nft.apply import NftWorker, apply_cleanup, apply_fill, apply_structure
@@ -82,6 +83,7 @@ class Driver:
         self._routes = RoutePlan(config.routes)
         self._links = LinkPlan(config.links)
         self._conntrack = ConntrackPlan()
+        self._conntrack_worker = NetlinkWorker(NETLINK_NETFILTER, "conntrack")
         self._flush: asyncio.Task[None] | None = None
         self._board = EndpointBoard(self._nft, self._routes, self._links)
         self._nft_worker = NftWorker()
@@ -178,6 +180,7 @@ class Driver:
         self._nft_watch.close()
         self._nft_worker.close()
         self._netlink.close()
+        self._conntrack_worker.close()
 
     # --- What wakes a cycle ---
 
@@ -409,7 +412,10 @@ class Driver:
                 self._flush = asyncio.create_task(self._flush_now(planned), name="conntrack")
 
     async def _flush_now(self, planned: ConntrackPlanned) -> None:
-        result = await asyncio.to_thread(apply_conntrack, planned)
+        try:
+            result = await self._conntrack_worker.call(apply_conntrack, planned)
+        except OSError as error:
+            result = ConntrackResult(0, f"the kernel's netfilter netlink: {error.strerror}")
         self._conntrack.absorb(planned, result)
         if result.reason:
             log.warning("conntrack: %s; connections of %d former addresses may live on", result.reason, len(planned))

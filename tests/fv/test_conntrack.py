@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import socket
@@ -12,6 +13,8 @@ import pytest
 
 from felix.dataplane.conntrack.apply import apply_conntrack
 from felix.dataplane.conntrack.types import ConntrackResult
+from felix.dataplane.netlink.apply import NetlinkSocket
+from felix.dataplane.netlink.message import NETLINK_NETFILTER
 from felix.model.net import parse_address
 from tests.support.netns import Namespace, private_namespace
 
@@ -67,7 +70,12 @@ def tracked(host: Namespace) -> set[str]:
 
 def flush(host: Namespace, *addresses: str) -> ConntrackResult:
     planned = frozenset(parse_address(address) for address in addresses)
-    return host.run(lambda: apply_conntrack(planned))
+
+    def open_and_apply() -> ConntrackResult:
+        with contextlib.closing(NetlinkSocket(NETLINK_NETFILTER)) as netlink:
+            return apply_conntrack(netlink, planned)
+
+    return host.run(open_and_apply)
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -99,4 +107,6 @@ def test_address_behind_translation_is_found_by_the_other_tuple(host: Namespace)
 
 
 def test_nothing_planned_makes_no_system_call() -> None:
-    assert apply_conntrack(frozenset()) == ConntrackResult()
+    with contextlib.closing(NetlinkSocket(NETLINK_NETFILTER)) as netlink:
+        netlink.close()  # a call would fail
+        assert apply_conntrack(netlink, frozenset()) == ConntrackResult()
