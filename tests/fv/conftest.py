@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from felix.lab.lab import Lab
-from tests.support.fv import Fleet
+from tests.support.fv import ENVIRONMENT, Fleet
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +17,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     with Lab(f"fv{os.getpid()}", tmp_path_factory.mktemp("labs")) as lab:
         lab.up(hosts=2, agents=False)
         for host in lab.hosts:
-            host.start_agent(environment={"FELIX_ENDPOINTREPORTINGENABLED": "true"})
+            host.start_agent(environment=ENVIRONMENT)
         for host in lab.hosts:
             host.wait_agent_ready()
         fleet = Fleet(lab)

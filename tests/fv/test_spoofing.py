@@ -22,6 +22,7 @@ from tests.support.frames import (
     send_packet,
 )
 from tests.support.fv import Fleet
+from tests.support.nft import count_dropped
 
 pytestmark = pytest.mark.fv
 
@@ -47,7 +48,7 @@ def lax(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[None]:
 def test_packets_with_a_foreign_source_reach_neither_workloads_nor_hosts(fleet: Fleet) -> None:
     client = fleet.sites["client"]
     targets = [fleet.sites[name] for name in ("near", "far", "h1", "h2", "outside")]
-    before = count(fleet, "spoofed")
+    before = count_dropped(fleet.h1, "spoofed")
     with ThreadPoolExecutor(max_workers=48) as pool:
         tries = {
             (source, target.place.name): pool.submit(
@@ -61,7 +62,7 @@ def test_packets_with_a_foreign_source_reach_neither_workloads_nor_hosts(fleet: 
 
     assert not arrived
     # The kernel itself drops what comes from 127.0.0.1, 0.0.0.0, ::1 or :: in some cases, but later than we do.
-    assert count(fleet, "spoofed") - before >= len(tries) - 4 * len(targets)
+    assert count_dropped(fleet.h1, "spoofed") - before >= len(tries) - 4 * len(targets)
 
 
 def test_packets_with_the_own_source_arrive(fleet: Fleet) -> None:
@@ -74,7 +75,7 @@ def test_packets_with_the_own_source_arrive(fleet: Fleet) -> None:
 
 def test_router_advertisements_and_redirects_of_a_workload_change_nothing(fleet: Fleet) -> None:
     client, near = fleet.sites["client"].place, fleet.sites["near"]
-    before, routes = count(fleet, "advertised"), read_routes(fleet)
+    before, routes = count_dropped(fleet.h1, "advertised"), read_routes(fleet)
     prefix = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 3600, 3600, 0) + bytes.fromhex("20010db800000000" + "00" * 8)
     advertisement = struct.pack("!BBHII", 64, 0, 1800, 0, 0) + prefix
     redirect = struct.pack("!I", 0) + bytes(range(16)) * 2
@@ -83,7 +84,7 @@ def test_router_advertisements_and_redirects_of_a_workload_change_nothing(fleet:
             for target in (ALL_NODES, near.ipv6):
                 send_icmpv6(client, source, target, type_, body)
 
-    wait_until(lambda: count(fleet, "advertised") >= before + 8, 5.0, "the counter")
+    wait_until(lambda: count_dropped(fleet.h1, "advertised") >= before + 8, 5.0, "the counter")
     assert read_routes(fleet) == routes
     assert "2001:db8" not in fleet.h1.run(["ip", "-6", "addr"]).stdout
     send_packet(client, "192.168.1.10", fleet.h1.ipv4, struct.pack("!BBHI", 5, 1, 0, 0x08080808) + bytes(28), 1)
@@ -106,13 +107,6 @@ def test_workload_that_claims_the_address_of_another_gets_none_of_its_packets(fl
     assert fleet.is_open("guest tcp 80 to outside")
     assert fleet.h1.run(["ip", "neigh", "show", "nud", "permanent"]).stdout == before
     assert "0b:ad" not in fleet.h1.run(["ip", "neigh", "show", "dev", "eth0"]).stdout
-
-
-def count(fleet: Fleet, counter: str) -> int:
-    """Returns the packets that a counter of the client's host has seen."""
-    found = re.search(r"packets (\d+)", fleet.h1.run(["nft", "list", "counter", "inet", "felix", counter]).stdout)
-    assert found
-    return int(found[1])
 
 
 def read_routes(fleet: Fleet) -> str:

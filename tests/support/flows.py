@@ -11,6 +11,7 @@ A text reads `[4|6] [SOURCE] PROTOCOL [NUMBER[/CODE]] [from PORT] [to TARGET]`:
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import socket
@@ -31,6 +32,7 @@ _NUMBER = {"tcp": TCP, "udp": UDP, "icmp": ICMP, "icmp6": ICMPV6}
 _ONLY_FAMILY = {"icmp": 4, "icmp6": 6}
 _KIND = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+_DROPPED = (errno.EPERM, errno.EHOSTUNREACH, errno.ENETUNREACH)  # by the sender's own firewall; nobody is there
 _ECHOED = {(ICMP, 8, 0): 0, (ICMPV6, 128, 0): 129}
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # so that the same ports can be used again at once
 _ports = itertools.cycle(range(10000, 30000))
@@ -102,6 +104,10 @@ def is_passing(flow: Flow, sites: Mapping[str, Site], timeout_s: float) -> bool:
         return _is_delivered(flow, (source.place, target.place), ends, timeout_s)
     except TimeoutError:
         return False
+    except OSError as error:
+        if error.errno in _DROPPED:
+            return False
+        raise
 
 
 def _is_echoed(flow: Flow, place: Place, ends: tuple[str, str], timeout_s: float) -> bool:

@@ -52,6 +52,8 @@ _PLURALS = {
     "Tier": "tiers",
     "WorkloadEndpoint": "workloadendpoints",
 }
+ENVIRONMENT = {"FELIX_ENDPOINTREPORTINGENABLED": "true", "FELIX_ENDPOINTREPORTINGDELAYSECS": "0.1"}
+"""Settings of the agents beside those of the lab."""
 _OPEN: Document = {"ingress": [{"action": "Allow"}], "egress": [{"action": "Allow"}]}
 R = TypeVar("R", bound=msgspec.Struct)
 
