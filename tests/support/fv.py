@@ -86,9 +86,14 @@ class Fleet:
             self.wait_up(name)
         wait_until(lambda: self.is_open("icmp 8 to far") and self.is_open("icmp6 128 to far"), 20.0, "BGP")
 
-    def add(self, name: str, host: Host, namespace: str, last: str, **labels: str) -> Workload:
-        """The container exists, with addresses that end in `last` (decimal) in the blocks of its host."""
-        number = int(host.name[1:])
+    def add(
+        self, name: str, host: Host, namespace: str, last: str, *, block: int | None = None, **labels: str
+    ) -> Workload:
+        """The container exists, with addresses that end in `last` (decimal) in the blocks of its host, or of another.
+
+        block: the number of that other host.
+        """
+        number = int(host.name[1:]) if block is None else block
         workload = self.lab.add_workload(
             host,
             name,
