@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -76,6 +77,32 @@ def test_emptied_datastore_that_is_filled_again_ends_the_hold_and_nothing_was_lo
     assert one.connect(lab.workloads["w2"].ipv4, protocol="icmp").ok
 
 
+def test_replaced_cluster_is_held_and_named_and_the_old_one_is_taken_up_again(lab: Lab, tmp_path: Path) -> None:
+    host = _start(lab)
+    one, other = lab.workloads["w0"], lab.workloads["w1"]
+    other.listen(80)
+    wait_until(lambda: metric(host, "felix_etcd_connected") == 1, 5.0, "the watch", 0.05)
+    data, old = lab.directory / "etcd" / "data", lab.directory / "etcd" / "data.old"
+    with Monitor(host, tmp_path) as monitor:
+        lab.stop_etcd()
+        data.rename(old)
+        lab.start_etcd()
+        lab.store.put("/calico/resources/v3/projectcalico.org/profiles/foreign", "{}")
+        _wait_held(host, 20.0)
+        assert log_count(host, "the datastore is another one than before, or went back in time") == 1
+        assert one.connect(other.ipv4, 80).ok
+        wait_until(lambda: metric(host, "felix_etcd_connected") == 1, 20.0, "the watch", 0.05)
+
+        lab.stop_etcd()
+        shutil.rmtree(data)
+        old.rename(data)
+        lab.start_etcd()
+        wait_until(lambda: metric(host, "felix_mass_deletion_held") == 0, 20.0, "the end of the hold", 0.05)
+        host.wait_agent_ready()
+        assert monitor.lines() == []
+    assert one.connect(other.ipv6, 80).ok
+
+
 def test_endpoints_whose_interfaces_are_gone_too_may_all_go(lab: Lab) -> None:
     host = _start(lab)
     host.configure(*(f"link del {lab.workloads[name].interface}" for name in _NAMES))
@@ -97,8 +124,8 @@ def _start(lab: Lab) -> Host:
     return host
 
 
-def _wait_held(host: Host) -> None:
-    wait_until(lambda: metric(host, "felix_mass_deletion_held") == _COUNT, 5.0, "the hold", 0.05)
+def _wait_held(host: Host, timeout_s: float = 5.0) -> None:
+    wait_until(lambda: metric(host, "felix_mass_deletion_held") == _COUNT, timeout_s, "the hold", 0.05)
 
 
 def _check_alarm(host: Host, consent: Path) -> None:
