@@ -16,6 +16,7 @@ from felix.dataplane.netlink.apply import NetlinkSocket
 from felix.dataplane.netlink.message import NETLINK_NETFILTER, NETLINK_ROUTE
 from felix.dataplane.nft.base import CLAIMED, FROM_WORKLOAD, SOURCES4, TO_WORKLOAD
 from felix.dataplane.nft.elements import name_key, pack_changes
+from felix.dataplane.nft.render import render_deleted, render_table
 from felix.dataplane.nft.types import Element, ElementShape, SetChange
 from felix.dataplane.routes.render import render_operation
 from felix.dataplane.routes.types import (
@@ -53,13 +54,15 @@ async def time_store(client: EtcdClient, value: bytes, rounds: int) -> list[floa
             await stream.read(5.0)
             latencies.append(time.perf_counter() - began_at)
             await put
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.02)
     await client.delete_prefix(_WATCHED)
     return latencies
 
 
-def time_kernel(endpoints: Sequence[Endpoint], chains: tuple[str, str]) -> list[float]:
+def time_kernel(endpoints: Sequence[Endpoint], chains: tuple[str, str], pause_s: float) -> list[float]:
     """Returns seconds for the elements and the route of each endpoint, one batch and one message, both answered.
+
+    pause_s: before each, since a machine that has just done the same does it in half the time.
 
     chains: where packets from and to the endpoint are led; they exist. Everything is removed again, untimed.
     """
@@ -68,6 +71,7 @@ def time_kernel(endpoints: Sequence[Endpoint], chains: tuple[str, str]) -> list[
     for endpoint in endpoints:
         changes = _changes(endpoint, chains)
         operation = _route(endpoint)
+        time.sleep(pause_s)
         began_at = time.perf_counter()
         _check(nft.transact(pack_changes(changes)[0]))
         _check(route.transact([render_operation(RouteConfig(), operation)]))
@@ -93,18 +97,28 @@ def time_element(set_: str, addresses: Sequence[str]) -> list[float]:
     return latencies
 
 
-def time_chain(rules: Sequence[str], rounds: int) -> list[float]:
-    """Returns seconds for libnftables, in process, to replace a chain of those rules; the chain is gone afterwards."""
+def time_chains(state: State, chains: Sequence[str], rounds: int) -> list[float]:
+    """Returns seconds for libnftables, in process, to write chains with the rules of `chains`, in one transaction.
+
+    The new chains have other names, stand beside those, and are gone afterwards.
+    """
     tool = nftables.Nftables()
-    text = "flush chain inet felix bench\n" + "".join(f"add rule inet felix bench {rule}\n" for rule in rules)
-    tool.cmd("add chain inet felix bench")
+    copies = [(f"bench-{number}", _rules_of(state, chain)) for number, chain in enumerate(chains)]
+    text = render_table((), copies)
+    names = [name for name, _ in copies]
     latencies = []
     for _ in range(rounds):
         began_at = time.perf_counter()
-        tool.cmd(text)
+        code, _, error = tool.cmd(text)
         latencies.append(time.perf_counter() - began_at)
-    tool.cmd("delete chain inet felix bench")
+        assert code == 0, error
+        tool.cmd(render_deleted(names, ()))
     return latencies
+
+
+def _rules_of(state: State, chain: str) -> tuple[str, ...]:
+    body = state.nft.partition(f"\tchain {chain} {{\n")[2].partition("\n\t}")[0]
+    return tuple(line.strip() for line in body.splitlines())
 
 
 def time_tools(endpoints: Sequence[Endpoint], chains: tuple[str, str]) -> list[float]:
