@@ -26,10 +26,12 @@ from felix.dataplane.netlink.message import (
 from felix.dataplane.netlink.read import NETLINK_ADD_MEMBERSHIP, SOL_NETLINK, open_netlink
 from felix.dataplane.nft.base import CLAIMED, FROM_WORKLOAD, SOURCES4, TO_WORKLOAD
 from felix.dataplane.nft.elements import name_key
+from felix.dataplane.routes.types import RouteConfig
 
 _GROUP_IPV4_ROUTE, _GROUP_IPV6_ROUTE, _GROUP_NFTABLES = 7, 11, 7
 _RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
 _NEW_ELEMENT, _DELETED_ELEMENT, _NEW_RULE, _NEW_GENERATION = 12, 14, 6, 15
+_PROTOCOL_OFFSET, _PROTOCOL = 5, RouteConfig().protocol
 _ROUTE_HEADER_BYTES, _NFT_HEADER_BYTES = 12, 4
 
 Sign = tuple[str, str, bytes]
@@ -155,7 +157,8 @@ def _listen(protocol: int, groups: Iterable[int]) -> socket.socket:
 
 def _route_signs(datagram: bytes) -> Iterator[Sign]:
     for one in parse_messages(datagram):
-        if one.type in (_RTM_NEWROUTE, _RTM_DELROUTE):
+        # the kernel makes routes of its own, as for link-local addresses, seconds after an interface came up
+        if one.type in (_RTM_NEWROUTE, _RTM_DELROUTE) and one.body[_PROTOCOL_OFFSET] == _PROTOCOL:
             destination = parse_attributes(one.body, _ROUTE_HEADER_BYTES).get(1, b"")
             yield "route" if one.type == _RTM_NEWROUTE else "route-gone", "", destination
 
