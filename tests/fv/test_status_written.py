@@ -7,7 +7,6 @@ import re
 
 import pytest
 
-from felix.lab.place import wait_until
 from felix.lab.store import Document
 from tests.support.fv import Fleet
 
@@ -29,14 +28,14 @@ def test_endpoint_status_follows_the_interface_and_goes_with_the_endpoint(fleet:
     key = endpoint_key("h1", "noted")
     workload = fleet.add("noted", fleet.h1, "blue", "33")
     try:
-        wait_until(lambda: read(fleet, key) == {"status": "up"}, 5.0, f"{key} to be up")
+        fleet.wait(lambda: read(fleet, key) == {"status": "up"}, f"{key} to be up")
         fleet.h1.configure(f"link set {workload.interface} down")
-        wait_until(lambda: read(fleet, key) == {"status": "down"}, 5.0, f"{key} to be down")
+        fleet.wait(lambda: read(fleet, key) == {"status": "down"}, f"{key} to be down")
         fleet.h1.configure(f"link set {workload.interface} up")
-        wait_until(lambda: read(fleet, key) == {"status": "up"}, 5.0, f"{key} to be up")
+        fleet.wait(lambda: read(fleet, key) == {"status": "up"}, f"{key} to be up")
     finally:
         fleet.remove("noted")
-    wait_until(lambda: read(fleet, key) is None, 5.0, f"{key} to be gone")
+    fleet.wait(lambda: read(fleet, key) is None, f"{key} to be gone")
 
 
 def test_endpoint_status_of_each_host_stands_below_its_own_name(fleet: Fleet) -> None:
@@ -51,7 +50,7 @@ def test_endpoint_status_of_each_host_stands_below_its_own_name(fleet: Fleet) ->
         rows = fleet.lab.store.list_prefix(f"{STATUS}/")
         return {key: document for key, document in rows.items() if "/workload/" in key}
 
-    wait_until(lambda: found() == {key: {"status": "up"} for key in expected}, 5.0, "all endpoints to be up")
+    fleet.wait(lambda: found() == {key: {"status": "up"} for key in expected}, "all endpoints to be up")
 
 
 def test_agent_status_is_leased_and_its_last_one_stays(fleet: Fleet) -> None:
@@ -80,7 +79,7 @@ def test_endpoint_file_stands_exactly_while_the_endpoint_is_enforced(fleet: Flee
     workload = fleet.add("filed", fleet.h1, "blue", "34")
     file = fleet.h1.directory / "status" / "endpoint-status" / "cni blue%2Ffiled eth0"
     try:
-        wait_until(file.exists, 5.0, "the endpoint's file")
+        fleet.wait(file.exists, "the endpoint's file")
         stored = fleet.lab.store.get(workload.record.key)
         assert stored is not None
         spec = stored[0]["spec"]
@@ -92,9 +91,9 @@ def test_endpoint_file_stands_exactly_while_the_endpoint_is_enforced(fleet: Flee
             "ipv6Nets": ["fd00:192:168::1:22/128"],
         }
         fleet.h1.configure(f"link set {workload.interface} down")
-        wait_until(lambda: not file.exists(), 5.0, "the file to be gone")
+        fleet.wait(lambda: not file.exists(), "the file to be gone")
         fleet.h1.configure(f"link set {workload.interface} up")
-        wait_until(file.exists, 5.0, "the endpoint's file")
+        fleet.wait(file.exists, "the endpoint's file")
     finally:
         fleet.remove("filed")
-    wait_until(lambda: not file.exists(), 5.0, "the file to be gone")
+    fleet.wait(lambda: not file.exists(), "the file to be gone")

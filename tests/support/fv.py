@@ -18,6 +18,7 @@ from typing import TypeVar
 import msgspec
 import yaml
 
+from felix.errors import PeerError
 from felix.lab.host import Host
 from felix.lab.lab import Lab, Workload
 from felix.lab.place import wait_until
@@ -190,7 +191,17 @@ class Fleet:
 
     def wait_up(self, name: str) -> None:
         """The container's endpoint is enforced and connected."""
-        wait_until(lambda: self.endpoint_status(name)[0] == "up", 10.0, f"{name}: {self.endpoint_status(name)}")
+        self.wait(lambda: self.endpoint_status(name)[0] == "up", f"{name} to be up")
+
+    def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = 10.0) -> None:
+        """The condition holds; what agents say and have logged is in the failure otherwise."""
+        try:
+            wait_until(condition, timeout_s, what)
+        except PeerError as error:
+            said = [
+                f"{host.name}: {self.status(host)}\n{host.agent_log.read_text()[-2000:]}" for host in self.lab.hosts
+            ]
+            raise AssertionError("\n".join([str(error), *said])) from error
 
     def metric(self, host: Host, line: str) -> float:
         """Returns the value of the metric that the line starts with, 0 when there is none."""
