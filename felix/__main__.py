@@ -13,6 +13,7 @@ from felix.errors import FelixError
 
 HELP_BY_COMMAND = {
     "run": "run the agent in the foreground",
+    "status": "show how the agent of this host is",
     "get": "show resources",
     "apply": "create resources, or change those that exist",
     "create": "create resources that do not exist yet",
@@ -27,9 +28,18 @@ examples:
   felix apply -f policy.yaml     write resources
   felix get gnp -o wide          show global network policies
   felix run                      the agent of this host
+  felix status                   how it is
 
 felix COMMAND --help tells more. Exit codes: docs/exit-codes.md.
 """
+
+
+class _ShowVersion(argparse.Action):
+    """Finds the version only when it is asked for: every other command starts without that."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"Felix {importlib.import_module('felix.cli.version').find_version()}")
+        parser.exit()
 
 
 def make_parser(wanted: str) -> argparse.ArgumentParser:
@@ -40,6 +50,7 @@ def make_parser(wanted: str) -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show which version this is, and exit")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for name, text in HELP_BY_COMMAND.items():
         if name == wanted:

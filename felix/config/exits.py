@@ -25,9 +25,9 @@ class ExitCode(enum.IntEnum):
 
 MEANING_BY_CODE: dict[ExitCode, str] = {
     ExitCode.OK: "Done. For `felix run`: stopped by SIGTERM or SIGINT; what it programmed stays in force.",
-    ExitCode.FAILED: "The answer is no: something was not found, not as expected, or refused.",
-    ExitCode.USAGE: "The command line cannot be understood. For `felix plan`: there are changes to be made.",
-    ExitCode.CONFLICT: "Somebody else changed the resource meanwhile; nothing of that document was written. Read it again.",
+    ExitCode.FAILED: "The answer is no: something was not found, not as expected, not ready, or refused.",
+    ExitCode.USAGE: "The command line cannot be understood.",
+    ExitCode.CONFLICT: "Somebody else changed the resource meanwhile; its document was not written. Read it again.",
     ExitCode.BAD_DATA: "A file, a manifest or an argument cannot be used; nothing was changed.",
     ExitCode.UNAVAILABLE: "This host lacks a program, a kernel feature or a permission that the command needs.",
     ExitCode.BUG: "Felix itself is wrong; please report the traceback.",

@@ -91,7 +91,8 @@ async def serve_local_api(path: Path, answer_by_path: Mapping[str, Answer]) -> D
         _keep_to_owner(path)
     except OSError as error:
         await runner.cleanup()
-        raise EnvironmentFault(f"local API cannot listen on {path}: {error}") from error
+        hint = "; run felix as root" if isinstance(error, PermissionError) else ""
+        raise EnvironmentFault(f"local API cannot listen on {path}: {error.strerror or error}{hint}") from error
     return Door(runner)
 
 
@@ -108,7 +109,8 @@ def ask_local_api(path: Path, route: str, timeout_s: float = 5.0) -> bytes:
             with connection.makefile("rb") as stream:
                 head, _, body = stream.read().partition(b"\r\n\r\n")
     except OSError as error:
-        raise EnvironmentFault(f"no agent answers on {path} ({error}); is felix running?") from error
+        hint = "ask as root" if isinstance(error, PermissionError) else "is felix running?"
+        raise EnvironmentFault(f"no agent answers on {path} ({error.strerror or error}); {hint}") from error
     status = head.split(b" ", 2)[1:2]
     if status != [b"200"]:
         raise EnvironmentFault(f"the agent on {path} refused {route}: {body.decode(errors='replace').strip()}")
