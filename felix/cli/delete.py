@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, NoReturn
 
 from felix.cli.connection import CONNECTION_HELP, add_connection_options, run_with_etcd
 from felix.cli.kinds import KINDS_HELP, find_kind
@@ -57,25 +58,27 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("kind", metavar="KIND", nargs="?", help="kind of the resources")
-    parser.add_argument("names", metavar="NAME", nargs="*", help="their names")
+    parser.add_argument("names", metavar="NAME", nargs="*", default=[], help="their names")
     parser.add_argument("-f", "--filename", action="append", default=[], metavar="FILE", help=FILE_HELP)
     parser.add_argument("-R", "--recursive", action="store_true", help="go into folders of folders")
-    parser.add_argument("-n", "--namespace", default=DEFAULT_NAMESPACE, help="of kinds that have one (default)")
+    parser.add_argument(
+        "-n", "--namespace", default=DEFAULT_NAMESPACE, help="of kinds that have one (default: default)"
+    )
     parser.add_argument("--skip-not-exists", action="store_true", help="what is gone already is no error")
     add_connection_options(parser)
-    parser.set_defaults(func=_delete)
+    parser.set_defaults(func=partial(_delete, refuse=parser.error))
 
 
-def _delete(arguments: argparse.Namespace) -> int:
+def _delete(arguments: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
     if bool(arguments.filename) == bool(arguments.kind):
-        raise DataError("give KIND NAME..., or -f FILE")
+        refuse("give KIND NAME..., or -f FILE")
     if arguments.filename:
         sheets = read_manifest(arguments.filename, is_recursive=arguments.recursive)
         targets = [_read_target(sheet, item, arguments.namespace) for sheet in sheets for item in sheet.items]
     else:
         kind = find_kind(arguments.kind)
         if not arguments.names:
-            raise DataError(f"give the name of the {kind} to delete")
+            refuse(f"give the name of the {kind} to delete")
         namespace = arguments.namespace if kind in NAMESPACED_KINDS else ""
         targets = [Target(ResourceKey(kind, namespace, name), "", "") for name in arguments.names]
     return run_with_etcd(arguments, lambda client: _delete_all(client, targets, is_skipping=arguments.skip_not_exists))

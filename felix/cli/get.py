@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NoReturn
 
 from felix.cli import output
 from felix.cli.connection import CONNECTION_HELP, add_connection_options, run_with_etcd
@@ -12,7 +14,6 @@ from felix.cli.kinds import KINDS_HELP, find_kind
 from felix.cli.store import DEFAULT_NAMESPACE, Document, Stored, find_spellings, find_stored, list_stored
 from felix.config.exits import ExitCode
 from felix.datastore.etcd import EtcdClient
-from felix.errors import DataError
 from felix.model.keys import NAMESPACED_KINDS, ResourceKey
 
 _EXAMPLE = f"""\
@@ -37,20 +38,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("kind", metavar="KIND", help="one kind, or several separated by commas")
-    parser.add_argument("names", metavar="NAME", nargs="*", help="only these")
-    parser.add_argument("-o", "--output", choices=output.FORMATS, default="ps", help="form of the output (ps)")
-    parser.add_argument("-n", "--namespace", default=DEFAULT_NAMESPACE, help="of kinds that have one (default)")
+    parser.add_argument("names", metavar="NAME", nargs="*", default=[], help="only these")
+    parser.add_argument("-o", "--output", choices=output.FORMATS, default="ps", help="form of the output (default: ps)")
+    parser.add_argument(
+        "-n", "--namespace", default=DEFAULT_NAMESPACE, help="of kinds that have one (default: default)"
+    )
     parser.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces")
     add_connection_options(parser)
-    parser.set_defaults(func=_get)
+    parser.set_defaults(func=partial(_get, refuse=parser.error))
 
 
-def _get(arguments: argparse.Namespace) -> int:
+def _get(arguments: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
     kinds = [find_kind(alias) for alias in arguments.kind.split(",")]
     if len(kinds) > 1 and arguments.names:
-        raise DataError("names go with one kind only; leave them away, or name one kind")
+        refuse("names go with one kind only; leave them away, or name one kind")
     if arguments.names and arguments.all_namespaces and kinds[0] in NAMESPACED_KINDS:
-        raise DataError("a name is looked for in one namespace; give -n NAMESPACE instead of -A")
+        refuse("a name is looked for in one namespace; give -n NAMESPACE instead of -A")
     return run_with_etcd(arguments, lambda client: _show(client, kinds, arguments))
 
 

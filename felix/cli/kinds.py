@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -103,12 +104,16 @@ def find_kind(alias: str) -> str:
     kind = KIND_BY_ALIAS.get(alias.lower())
     if kind is not None:
         return kind
-    near = difflib.get_close_matches(alias.lower(), list(KIND_BY_ALIAS), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(alias.lower(), list(KIND_BY_ALIAS), n=1, cutoff=0.76)
     hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(_DEFAULT_WORDS))}"
     raise DataError(f"{alias!r} is no kind of resource; {hint}")
 
 
 _DEFAULT_WORDS = [(short.split() or [kind.lower()])[0] for kind, short in _SHORT_NAMES.items()]
-KINDS_HELP = "kinds (singular, plural or short): " + ", ".join(
-    f"{kind.lower()} ({short.split()[0]})" if short else kind.lower() for kind, short in _SHORT_NAMES.items()
+KINDS_HELP = textwrap.fill(
+    "kinds (singular, plural or short): "
+    + ", ".join(
+        f"{kind.lower()} ({short.split()[0]})" if short else kind.lower() for kind, short in _SHORT_NAMES.items()
+    ),
+    width=118,
 )

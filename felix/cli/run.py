@@ -46,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         resolved = load_settings(arguments.config_file)
     except DataError as error:
-        print(error, file=sys.stderr)
+        print(f"felix: {error}", file=sys.stderr)
         return ExitCode.BAD_SETTING
     settings = resolved.settings
     logs = start_logging(

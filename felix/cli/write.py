@@ -39,6 +39,13 @@ class Verb(enum.Enum):
     REPLACE = "replaced"
 
 
+DESCRIPTION_BY_VERB = {
+    Verb.APPLY: "Creates resources, and changes those that exist.",
+    Verb.CREATE: "Creates resources; refuses those that exist.",
+    Verb.REPLACE: "Changes resources; refuses those that do not exist.",
+}
+
+
 class Order(NamedTuple):
     """One resource to be written, as found right. tier: of policies, else empty."""
 
@@ -66,13 +73,15 @@ def add_write_parser(
     parser = subparsers.add_parser(
         name,
         help=text,
-        description=f"{text}. The whole manifest is checked before anything is written.",
+        description=f"{DESCRIPTION_BY_VERB[verb]} The whole manifest is checked before anything is written.",
         epilog=f"examples:\n{example}\n\n{CONNECTION_HELP}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-f", "--filename", action="append", required=True, metavar="FILE", help=FILE_HELP)
     parser.add_argument("-R", "--recursive", action="store_true", help="go into folders of folders")
-    parser.add_argument("-n", "--namespace", default=DEFAULT_NAMESPACE, help="of resources that name none (default)")
+    parser.add_argument(
+        "-n", "--namespace", default=DEFAULT_NAMESPACE, help="of resources that name none (default: default)"
+    )
     parser.add_argument("--allow-unknown", action="store_true", help="keep fields that Felix does not know")
     if verb is Verb.CREATE:
         parser.add_argument("--skip-exists", action="store_true", help="leave alone what is there already")
@@ -153,6 +162,8 @@ async def _write_sheets(client: EtcdClient, orders: Sequence[Order], verb: Verb,
 def _summary(done: Sequence[Order], same: int, verb: Verb) -> str:
     kinds = Counter(order.key.kind for order in done)
     what = f"'{next(iter(kinds))}' resource(s)" if len(kinds) == 1 else "resource(s)"
+    if verb is Verb.CREATE:  # what exists is never written, so whatever was right already was left alone
+        return f"Successfully created {len(done) - same} {what}" + (f" ({same} existed already)" if same else "")
     return f"Successfully {verb.value} {len(done)} {what}" + (f" ({same} unchanged)" if same else "")
 
 

@@ -13,6 +13,8 @@ StoreReplaced       another cluster answers, or one that went back in time
 
 from __future__ import annotations
 
+import re
+
 from felix.errors import Blame, PeerError, Remedy, ResyncRequired
 
 
@@ -69,12 +71,16 @@ class StoreReplaced(ResyncRequired):
 
 
 _UNSENT = ("failed to connect", "connections to all backends failing", "dns resolution failed", "no leader")
+# gRPC repeats the address, which `where` holds already, and leads the reason in with words of its own.
+_PREAMBLE = re.compile(
+    r"failed to connect to all addresses; last error: [A-Z_]+: \S+: (Failed to connect to remote host: )?"
+)
 _NO_TOKEN = ("user name is empty", "invalid auth token", "revision of auth store is old")
 
 
 def translate(code: str, details: str, where: str) -> PeerError:
     """Returns the error that a gRPC status means. code: its name; where: act and endpoint, for the error's text."""
-    text = f"{where}: {details or code}"
+    text = f"{where}: {_PREAMBLE.sub('', details) or code}"
     told = details.lower()
     match code:
         case "UNAUTHENTICATED":

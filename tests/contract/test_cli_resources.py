@@ -194,7 +194,9 @@ def test_create_replace_and_delete_mind_what_is_there(felix: Felix) -> None:
     )
     assert felix("create", text=POLICY).code == 0
     assert felix("create", text=POLICY).code == ExitCode.FAILED
-    assert felix("create", "--skip-exists", text=POLICY).code == 0
+    skipped = felix("create", "--skip-exists", text=POLICY)
+    assert skipped.code == 0
+    assert skipped.out == "Successfully created 0 'GlobalNetworkPolicy' resource(s) (1 existed already)\n"
     code, _, err = felix("delete", "gnp", "allow-web", "absent")
     assert code == ExitCode.FAILED
     assert err == "felix: GlobalNetworkPolicy(absent): does not exist\nNothing was deleted.\n"

@@ -46,8 +46,9 @@ def test_every_kind_has_words_and_columns() -> None:
 def test_unknown_kind_is_refused_with_the_nearest_word() -> None:
     with pytest.raises(DataError, match=r"'gnpp' is no kind of resource; did you mean gnp\?"):
         find_kind("gnpp")
-    with pytest.raises(DataError, match="expected one of bgpconfig, "):
-        find_kind("zzzzzz")
+    for word in ("zzzzzz", "pods"):
+        with pytest.raises(DataError, match="expected one of bgpconfig, "):
+            find_kind(word)
 
 
 def test_policy_is_looked_for_under_every_spelling_of_its_name() -> None:
@@ -109,7 +110,22 @@ def test_help_of_every_command_has_an_example(capsys: pytest.CaptureFixture[str]
         assert f"felix {command}".strip() in capsys.readouterr().out.partition("examples:")[2]
 
 
-@pytest.mark.parametrize("words", [[], ["appl"], ["get"], ["apply"], ["get", "gnp", "-o", "xml"]], ids=str)
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["appl"],
+        ["get"],
+        ["apply"],
+        ["get", "gnp", "-o", "xml"],
+        ["get", "gnp,np", "a"],
+        ["get", "np", "a", "-A"],
+        ["delete"],
+        ["delete", "gnp"],
+        ["delete", "gnp", "a", "-f", "b"],
+    ],
+    ids=str,
+)
 def test_command_line_that_cannot_be_understood_is_a_usage_error(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,10 +135,35 @@ def test_command_line_that_cannot_be_understood_is_a_usage_error(
     assert "usage: felix" in capsys.readouterr().err
 
 
+def test_only_what_is_missing_is_called_required(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["get"])
+    assert capsys.readouterr().err.endswith("are required: KIND\n")
+
+
+def test_version_is_told_as_an_option_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == ExitCode.OK
+    assert capsys.readouterr().out.startswith("Felix ")
+
+
+def test_lines_of_help_fit_a_terminal_of_120_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    for command in ["", *HELP_BY_COMMAND]:
+        with pytest.raises(SystemExit):
+            main([*command.split(), "--help"])
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
+
+
 def test_etcd_that_is_away_is_named_with_a_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["get", "gnp", "--etcd-endpoints", "http://127.0.0.1:1"]) == ExitCode.PEER_AWAY
     error = capsys.readouterr().err
-    assert error.startswith("felix: etcd does not answer at http://127.0.0.1:1: ")
+    assert error.startswith(
+        "felix: etcd does not answer at http://127.0.0.1:1: Range at 127.0.0.1:1: Connection refused\n"
+    )
     assert "--etcd-endpoints" in error
 
 

@@ -36,6 +36,17 @@ def test_status_becomes_the_error_it_means(code: str, details: str, expected: ty
     assert "host:2379" in str(error)
 
 
+def test_reason_of_a_failed_connection_is_told_without_repeating_the_address() -> None:
+    details = (
+        "failed to connect to all addresses; last error: UNKNOWN: ipv6:%5B::1%5D:2379: "
+        "Failed to connect to remote host: Connection refused"
+    )
+    error = faults.translate("UNAVAILABLE", details, "Range at [::1]:2379")
+    assert str(error) == "Range at [::1]:2379: Connection refused"
+    assert isinstance(error, faults.EtcdUnavailable)
+    assert error.is_unsent
+
+
 @pytest.mark.parametrize(
     ("code", "details", "is_unsent"),
     [
