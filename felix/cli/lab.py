@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -12,9 +13,9 @@ from pathlib import Path
 import msgspec
 
 from felix.errors import DataError
-from felix.lab.demo import run_demo
+from felix.lab.demo import find_own_command, name_option, run_demo
 from felix.lab.host import Host
-from felix.lab.lab import Lab
+from felix.lab.lab import Lab, check_root
 from felix.lab.place import Place
 from felix.lab.state import list_labs
 
@@ -23,11 +24,15 @@ _DEMO_FILE = Path(__file__).parents[2] / "demo" / "stars-isolated.json"
 _EXAMPLES = """\
 examples:
   felix lab up --hosts 2              two hosts with etcd, agents and BIRD
-  felix lab add h1 web --profile open --label role=web
+  felix lab add h1 web --profile open --label role=web --listen 80
+  felix lab remove web
   felix lab status -o json            what is there
   felix lab exec h1 -- felix status   a command on a virtual host
   felix lab exec web -- ping -c1 192.168.2.0
   felix lab exec fabric -- felix apply -f policy.yaml
+  felix lab stop h1 --kill            the agent of h1, at once; what it programmed stays
+  felix lab start h1                  it runs again, and is ready
+  felix lab stop etcd                 the agents go on without it
   felix lab demo --keep               the demonstration; the lab stays up
   felix lab down                      everything removed
 
@@ -80,10 +85,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     up = _add_verb(verbs, "up", "build a lab; one of the same name is replaced", _up)
-    up.add_argument("--hosts", type=int, default=2, metavar="N", help="how many virtual hosts (2)")
+    up.add_argument("--hosts", type=int, default=2, metavar="N", help="how many virtual hosts (default: 2)")
     up.add_argument("--no-agents", action="store_true", help="do not start the agents")
     up.add_argument("--no-bird", action="store_true", help="do not start BIRD")
-    up.add_argument("--timeout", type=float, default=20.0, metavar="S", help="how long to wait for agents (20 s)")
+    up.add_argument(
+        "--timeout", type=float, default=20.0, metavar="S", help="how long to wait for agents (default: 20 s)"
+    )
 
     add = _add_verb(verbs, "add", "add a workload to a host", _add)
     add.add_argument("host", metavar="HOST", help="h1, h2, ...")
@@ -104,9 +111,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     demo = _add_verb(verbs, "demo", "show containers on two hosts, isolated by group, and remove them again", _demo)
     demo.add_argument(
-        "file", nargs="?", type=Path, default=_DEMO_FILE, help="a Marathon group (demo/stars-isolated.json)"
+        "file", nargs="?", type=Path, default=_DEMO_FILE, help="a Marathon group (default: demo/stars-isolated.json)"
     )
     demo.add_argument("--keep", action="store_true", help="leave the lab up to look around")
+
+    stop = _add_verb(verbs, "stop", "stop the agent of a host, or etcd; the network stays as it is", _stop)
+    stop.add_argument("target", metavar="HOST|etcd", help="h1, h2, ..., or etcd")
+    stop.add_argument("--kill", action="store_true", help="with SIGKILL instead of SIGTERM")
+
+    start = _add_verb(verbs, "start", "start the agent of a host, or etcd, again, and wait until it is ready", _start)
+    start.add_argument("target", metavar="HOST|etcd", help="h1, h2, ..., or etcd")
 
     down = _add_verb(verbs, "down", "remove a lab", _down)
     down.add_argument("--all", action="store_true", help="all labs of this machine")
@@ -119,9 +133,15 @@ def _add_verb(
     function: object,
 ) -> argparse.ArgumentParser:
     verb = verbs.add_parser(
-        name, help=text, description=text, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog="\n".join(
+            ["examples:", *(line for line in _EXAMPLES.splitlines() if f"felix lab {name} " in f"{line} ")]
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verb.add_argument("--name", default="demo", metavar="LAB", help="the lab's name (demo)")
+    verb.add_argument("--name", default="demo", metavar="LAB", help="the lab's name (default: demo)")
     verb.set_defaults(func=function)
     return verb
 
@@ -130,12 +150,13 @@ def _up(arguments: argparse.Namespace) -> int:
     lab = Lab(arguments.name)
     started = time.monotonic()
     lab.up(hosts=arguments.hosts, agents=not arguments.no_agents, bird=not arguments.no_bird)
-    _say(f"{arguments.hosts} hosts, etcd{'' if arguments.no_bird else ', BIRD'} up")
+    _say(f"{arguments.hosts} host{'s' if arguments.hosts > 1 else ''}, etcd{'' if arguments.no_bird else ', BIRD'} up")
     if not arguments.no_agents:
         for host in lab.hosts:
             host.wait_agent_ready(arguments.timeout)
             _say(f"agent of {host.name} ready")
-    _say(f"lab {lab.name} is up after {time.monotonic() - started:.1f} s; try: felix lab status --name {lab.name}")
+    see = f"{find_own_command()} lab status{name_option(lab.name)}"
+    _say(f"lab {lab.name} is up after {time.monotonic() - started:.1f} s; try: {see}")
     return 0
 
 
@@ -181,14 +202,44 @@ def _exec(arguments: argparse.Namespace) -> int:
     os.execvpe(command[0], command, place.program_environment())
 
 
+def _stop(arguments: argparse.Namespace) -> int:
+    lab = _get_lab(arguments.name)
+    number = signal.SIGKILL if arguments.kill else signal.SIGTERM
+    if arguments.target == "etcd":
+        lab.stop_etcd(number)
+    else:
+        lab.host(arguments.target).stop_agent(number)
+    _say(f"{_describe_target(arguments.target)} has ended")
+    return 0
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    lab = _get_lab(arguments.name)
+    started = time.monotonic()
+    if arguments.target == "etcd":
+        lab.start_etcd()
+    else:
+        host = lab.host(arguments.target)
+        host.start_agent()
+        host.wait_agent_ready()
+    _say(f"{_describe_target(arguments.target)} is ready after {time.monotonic() - started:.1f} s")
+    return 0
+
+
+def _describe_target(target: str) -> str:
+    return target if target == "etcd" else f"agent of {target}"
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     return run_demo(arguments.file, lambda text: print(text, flush=True), keep=arguments.keep, name=arguments.name)
 
 
 def _down(arguments: argparse.Namespace) -> int:
     for name in list_labs() if arguments.all else [arguments.name]:
-        Lab(name).down()
-        _say(f"lab {name} is gone")
+        lab = Lab(name)
+        was_there = lab.directory.exists()
+        lab.down()  # also without directory: namespaces may be left
+        _say(f"lab {name} is gone" if was_there else f"there was no lab {name}")
     return 0
 
 
@@ -207,23 +258,24 @@ def describe(lab: Lab) -> LabStatus:
 
 
 def _describe_host(host: Host) -> HostStatus:
-    agent = host.is_running("agent")
+    ready = host.is_agent_ready()  # of one that somebody started by hand, too
     return HostStatus(
         name=host.name,
         ipv4=host.ipv4,
         ipv6=host.ipv6,
         blocks=[str(host.addresses.block_v4), str(host.addresses.block_v6)],
-        agent=agent,
-        ready=agent and host.is_agent_ready(),
+        agent=ready or host.is_running("agent"),
+        ready=ready,
         bird=host.is_running("bird"),
         directory=str(host.directory),
     )
 
 
 def _get_lab(name: str) -> Lab:
+    check_root()
     lab = Lab(name)
     if not lab.is_up():
-        raise DataError(f"lab {name!r} is not up; start it with: felix lab up --name {name}")
+        raise DataError(f"lab {name!r} is not up; start it with: {find_own_command()} lab up{name_option(name)}")
     return lab
 
 

@@ -7,6 +7,7 @@ BIRD make of them. The matrix is measured from inside the containers' namespaces
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from felix.lab.store import Document
 from felix.model.net import Net
 
 Say = Callable[[str], None]
+DEFAULT_NAME = "demo"
 
 
 class Demo:
@@ -161,7 +163,7 @@ def group_profile(group: str) -> Document:
     )
 
 
-def run_demo(path: Path, say: Say, *, keep: bool = False, name: str = "demo") -> int:
+def run_demo(path: Path, say: Say, *, keep: bool = False, name: str = DEFAULT_NAME) -> int:
     """Runs the demonstration; returns 0 only if everything was as expected. Unless `keep`, the lab is gone."""
     applications = load_applications(path)
     lab = Lab(name)
@@ -171,23 +173,44 @@ def run_demo(path: Path, say: Say, *, keep: bool = False, name: str = "demo") ->
         if not keep:
             lab.down()
         raise
-    if keep:
-        say(_LOOK_AROUND.format(name=name, host=lab.hosts[0].name, workload=applications[0].name))
-    else:
+    if not keep:
         lab.down()
-    say("\nAll as expected." if right else "\nNOT as expected; run with KEEP=1 to look around.")
+    hint = "" if keep else "; run with KEEP=1 to look around"
+    say("\nAll as expected." if right else f"\nNOT as expected{hint}.")
+    if keep:
+        names = {"felix": find_own_command(), "option": name_option(name)}
+        say(_LOOK_AROUND.format(host=lab.hosts[0].name, workload=applications[0].name, **names))
     return 0 if right else 1
+
+
+def find_own_command() -> str:
+    """Returns what to type to run this Felix: `felix` if the shell finds this one, else its path."""
+    own = Path(sys.executable).with_name("felix")
+    if shutil.which("felix") == str(own) or not own.exists():
+        return "felix"
+    return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
+
+
+def name_option(name: str) -> str:
+    """Returns the option that chooses a lab, with a blank before; empty for the one that is chosen without."""
+    return "" if name == DEFAULT_NAME else f" --name {name}"
 
 
 _LOOK_AROUND = """
 The lab stays up. Look around:
-  felix lab status --name {name}
-  felix lab exec --name {name} {workload} -- ip -br addr
-  felix lab exec --name {name} {host} -- nft list table inet felix
-  felix lab exec --name {name} {host} -- ip route
-  felix lab exec --name {name} fabric -- felix get workloadendpoints -A -o wide
+  {felix} lab status{option}
+  {felix} lab exec{option} {host} -- felix status
+  {felix} lab exec{option} {host} -- nft list table inet felix
+  {felix} lab exec{option} {host} -- ip route
+  {felix} lab exec{option} {workload} -- ip -br addr
+  {felix} lab exec{option} fabric -- felix get workloadendpoints -A -o wide
+change policy:
+  {felix} lab exec{option} fabric -- felix apply -f policy.yaml
+take things away and bring them back:
+  {felix} lab stop{option} {host} --kill
+  {felix} lab start{option} {host}
 and remove it with:
-  felix lab down --name {name}"""
+  {felix} lab down{option}"""
 
 
 def _has_endpoint_file(host: Host, workload: Workload) -> bool:

@@ -95,6 +95,7 @@ class Lab:
         What was there of the same name is gone. The agents have been started, see `Host.wait_agent_ready`.
         """
         check_machine()
+        names.host_addresses(hosts)  # refuses a number of hosts that cannot be
         addresses = [names.host_addresses(number) for number in range(1, hosts + 1)]
         self.down()
         with self._state.change() as state:
@@ -120,6 +121,7 @@ class Lab:
 
     def down(self) -> None:
         """Nothing of the lab is left: programs, namespaces with their interfaces, files. Harmless when repeated."""
+        check_root()
         for record in self._state.read().processes.values():
             process.stop(record, signal.SIGKILL)
         found = namespace.list_namespaces(self._prefix)
@@ -135,7 +137,7 @@ class Lab:
         for host in self.hosts:
             if host.name == name:
                 return host
-        raise DataError(f"lab {self.name} has no host {name!r}; see 'felix lab status {self.name}'")
+        raise DataError(f"lab {self.name} has no host {name!r}; see: felix lab status --name {self.name}")
 
     def place(self, name: str) -> Place:
         """Returns the host, the workload or the `fabric` of that name; raises DataError when there is none."""
@@ -143,7 +145,7 @@ class Lab:
         for place in places:
             if place.name == name:
                 return place
-        raise DataError(f"lab {self.name} has no host or workload {name!r}; see 'felix lab status {self.name}'")
+        raise DataError(f"lab {self.name} has no host or workload {name!r}; see: felix lab status --name {self.name}")
 
     def apply(self, document: Document) -> int:
         """The v3 resource is in etcd as given; returns the revision."""
@@ -357,10 +359,15 @@ class Lab:
             self.store.delete(key)
 
 
-def check_machine() -> None:
-    """Raises EnvironmentFault that names what a lab needs and this machine lacks."""
+def check_root() -> None:
+    """Raises EnvironmentFault when this is not the superuser, whom namespaces need."""
     if os.geteuid() != 0:
         raise EnvironmentFault("a lab needs root, for network namespaces; try again with sudo")
+
+
+def check_machine() -> None:
+    """Raises EnvironmentFault that names what a lab needs and this machine lacks."""
+    check_root()
     missing = [program for program in _PROGRAMS if shutil.which(program) is None]
     if missing:
         raise EnvironmentFault(f"a lab needs the programs {', '.join(missing)}; 'make setup' installs them")
