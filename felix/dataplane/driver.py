@@ -273,9 +273,14 @@ class Driver:
         arrived, self._arrived = self._arrived, []
         for delta, arrived_at in arrived:
             self._nft.on_delta(delta)
-            self._routes.on_delta(delta.endpoints, delta.blocks)
-            self._links.on_delta(delta.endpoints)
-            self._conntrack.on_delta(delta.endpoints)
+            # An endpoint that names the host's own uplink must not get routes, neighbours and switches there.
+            served = {
+                key: endpoint if endpoint is not None and self._nft.is_servable(endpoint) else None
+                for key, endpoint in delta.endpoints.items()
+            }
+            self._routes.on_delta(served, delta.blocks)
+            self._links.on_delta(served)
+            self._conntrack.on_delta(served)
             self._board.on_delta(delta.endpoints, arrived_at)
 
     async def _attempt(self, family: str, cycle: Cycle, step: Callable[[Cycle], Awaitable[None]]) -> None:

@@ -68,6 +68,11 @@ class Decoded(NamedTuple):
 
 def decode(key: Key, value: bytes) -> Decoded:
     """Returns the record that `value` holds, named as `key` says and with Calico's defaults filled in; never raises."""
+    subject = format_key(key)
+    if not subject.isascii():
+        readable = subject.encode("utf-8", "backslashreplace").decode()
+        if readable != subject:  # a name that fits into no JSON and no file name would stop whoever speaks of it
+            return Decoded(None, make_problems(readable, [Flaw((), "", "has a key that is no UTF-8 text")]))
     if len(value) > VALUE_LIMIT_BYTES:
         limit = f"is longer than {VALUE_LIMIT_BYTES} bytes"
         return _nothing(key, [Flaw((), f"{len(value)} bytes", limit)])

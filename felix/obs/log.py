@@ -132,10 +132,10 @@ class JsonFormatter(logging.Formatter):
             "time": round(record.created, 6),
             "level": record.levelname,
             "logger": record.name,
-            "message": _hide_secrets(record.getMessage()) + getattr(record, "held_back", ""),
+            "message": _make_encodable(_hide_secrets(record.getMessage())) + getattr(record, "held_back", ""),
         }
         if record.exc_info:
-            entry["traceback"] = _hide_secrets(self.formatException(record.exc_info))
+            entry["traceback"] = _make_encodable(_hide_secrets(self.formatException(record.exc_info)))
         return msgspec.json.encode(entry).decode()
 
 
@@ -214,6 +214,11 @@ def _make_printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def _make_encodable(text: str) -> str:
+    """Returns `text` without the surrogates that stand for bytes which are no UTF-8: JSON cannot hold them."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _hide_secrets(text: str) -> str:

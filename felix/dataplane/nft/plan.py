@@ -60,6 +60,7 @@ class NftPlan:
         self._key_by_interface: dict[bytes, ResourceKey] = {}
         self._problems: dict[ResourceKey, Problem] = {}
         self._suspended: dict[ResourceKey, str] = {}
+        self._problems_version = 0
         self._rebuilds = False
         self._is_under_way = False
         self._waiting: list[DesiredDelta] = []
@@ -219,6 +220,11 @@ class NftPlan:
         """What is wrong with endpoints that are therefore closed; of chains see `closed_chains`."""
         return MappingProxyType(self._problems)
 
+    @property
+    def problems_version(self) -> int:
+        """Another number than before when `problems` or `closed_chains` may say something else."""
+        return self._problems_version + self._chains.refusals_version
+
     def closed_chains(self) -> list[tuple[str, ResourceKey | None, list[ResourceKey]]]:
         """Returns refused chains, the policy each belongs to (None: to a stack), and the endpoints that it closes.
 
@@ -241,6 +247,10 @@ class NftPlan:
         names = self._members.believed(FROM_WORKLOAD)
         return tuple(name.rstrip(b"\0").decode(errors="replace") for name in names)
 
+    def is_servable(self, endpoint: LocalEndpoint) -> bool:
+        """Whether the endpoint's interface can be a workload's, by its name; any other is none of ours."""
+        return not self._why_unusable(endpoint)
+
     def is_enforced(self, key: ResourceKey) -> bool:
         """Whether the kernel is believed to lead the endpoint's packets, and nobody else's, to its chains."""
         endpoint = self._endpoints.get(key)
@@ -259,6 +269,7 @@ class NftPlan:
         reason = self._why_unusable(endpoint)
         if reason:
             self._problems[key] = Problem(str(key), "spec.interfaceName", shorten(endpoint.interface), reason)
+            self._problems_version += 1
             return
         self._key_by_interface[name_key(endpoint.interface)] = key
         for set_, element, chain in _dispatch(endpoint):
@@ -271,7 +282,8 @@ class NftPlan:
         self._chains.drop_user((INGRESS, endpoint.ingress))
         self._chains.drop_user((EGRESS, endpoint.egress))
         self._suspended.pop(key, None)
-        self._problems.pop(key, None)
+        if self._problems.pop(key, None) is not None:
+            self._problems_version += 1
         if not self._why_unusable(endpoint):
             self._key_by_interface.pop(name_key(endpoint.interface), None)
             self._undispatch(endpoint)
@@ -284,6 +296,7 @@ class NftPlan:
         self._problems[key] = Problem(
             str(key), "", endpoint.interface, f"closed: the kernel refuses its chains: {reason}"
         )
+        self._problems_version += 1
 
     def _undispatch(self, endpoint: LocalEndpoint) -> None:
         for set_, element, _ in _dispatch(endpoint):

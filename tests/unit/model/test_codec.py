@@ -274,3 +274,20 @@ def test_namespaced_policy_and_its_staged_twin_are_read_alike() -> None:
     assert isinstance(record, NetworkPolicy)
     assert record.metadata.namespace == "ns"
     assert msgspec.to_builtins(staged)["spec"] == msgspec.to_builtins(record)["spec"]
+
+
+@pytest.mark.parametrize("kind", ["WorkloadEndpoint", "Profile", "Tier", "NetworkPolicy", "Node"])
+def test_object_under_a_key_that_is_no_text_counts_as_missing_and_can_be_named(kind: str) -> None:
+    namespace = "n\udcff" if kind in {"WorkloadEndpoint", "NetworkPolicy"} else ""
+    record, (problem,) = decode(ResourceKey(kind, namespace, "a\udcfe"), store(GOOD_ENDPOINT))
+
+    assert record is None
+    assert "no UTF-8 text" in problem.reason
+    assert "a\\udcfe" in problem.subject
+    msgspec.json.encode(problem)
+
+
+def test_name_of_any_letters_is_read() -> None:
+    record = decode_good(ResourceKey("Profile", "", "größe"), store({}))
+    assert isinstance(record, Profile)
+    assert record.metadata.name == "größe"

@@ -58,6 +58,12 @@ def test_json_line_is_one_object_with_traceback(screen: io.StringIO, controls: l
     assert "RuntimeError: why" in entry["traceback"]
 
 
+def test_json_line_quotes_bytes_that_are_no_text(screen: io.StringIO, controls: list[LogControl]) -> None:
+    controls.append(start_logging(LogOptions(is_json=True), stream=screen))
+    logging.getLogger("felix.x").warning("key %s", "a\udcff")
+    assert json.loads(screen.getvalue())["message"] == "key a\\udcff"
+
+
 def test_file_and_screen_have_severities_of_their_own(
     tmp_path: Path, screen: io.StringIO, controls: list[LogControl]
 ) -> None:
