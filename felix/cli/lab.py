@@ -16,7 +16,9 @@ from felix.errors import DataError
 from felix.lab.demo import find_own_command, name_option, run_demo
 from felix.lab.host import Host
 from felix.lab.lab import Lab, check_root
+from felix.lab.matrix import measure, render_seen
 from felix.lab.place import Place
+from felix.lab.probe import PROTOCOLS
 from felix.lab.state import list_labs
 
 _DEMO_FILE = Path(__file__).parents[2] / "demo" / "stars-isolated.json"
@@ -30,6 +32,7 @@ examples:
   felix lab exec h1 -- felix status   a command on a virtual host
   felix lab exec web -- ping -c1 192.168.2.0
   felix lab exec fabric -- felix apply -f policy.yaml
+  felix lab reach --port 80           who reaches whom, tried from inside all workloads
   felix lab stop h1 --kill            the agent of h1, at once; what it programmed stays
   felix lab start h1                  it runs again, and is ready
   felix lab stop etcd                 the agents go on without it
@@ -114,6 +117,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "file", nargs="?", type=Path, default=_DEMO_FILE, help="a Marathon group (default: demo/stars-isolated.json)"
     )
     demo.add_argument("--keep", action="store_true", help="leave the lab up to look around")
+
+    reach = _add_verb(verbs, "reach", "show which workload reaches which now", _reach)
+    reach.add_argument("--port", type=int, default=9000, metavar="PORT", help="port at the target (default: 9000)")
+    reach.add_argument("--protocol", choices=PROTOCOLS, default="tcp", help="how it is tried (default: tcp)")
 
     stop = _add_verb(verbs, "stop", "stop the agent of a host, or etcd; the network stays as it is", _stop)
     stop.add_argument("target", metavar="HOST|etcd", help="h1, h2, ..., or etcd")
@@ -200,6 +207,17 @@ def _exec(arguments: argparse.Namespace) -> int:
     command = place.command(words or [os.environ.get("SHELL", "/bin/sh")])
     sys.stdout.flush()
     os.execvpe(command[0], command, place.program_environment())
+
+
+def _reach(arguments: argparse.Namespace) -> int:
+    workloads = _get_lab(arguments.name).workloads
+    if len(workloads) < 2:
+        raise DataError(f"lab {arguments.name} has {len(workloads)} workloads; add some with felix lab add")
+    cells = measure(workloads, arguments.port, lambda *_: True, arguments.protocol)
+    where = arguments.protocol.upper() + ("" if arguments.protocol == "icmp" else f" {arguments.port}")
+    print(f"{where}, a row per source. no: silence. refused: it came through, and nobody listens. x/y: IPv4/IPv6\n")
+    print(render_seen(list(workloads), cells))
+    return 0
 
 
 def _stop(arguments: argparse.Namespace) -> int:

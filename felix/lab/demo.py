@@ -178,7 +178,7 @@ def run_demo(path: Path, say: Say, *, keep: bool = False, name: str = DEFAULT_NA
     hint = "" if keep else "; run with KEEP=1 to look around"
     say("\nAll as expected." if right else f"\nNOT as expected{hint}.")
     if keep:
-        names = {"felix": find_own_command(), "option": name_option(name)}
+        names = {"felix": find_own_command(), "option": name_option(name), "policy": "demo/policy.yaml"}
         say(_LOOK_AROUND.format(host=lab.hosts[0].name, workload=applications[0].name, **names))
     return 0 if right else 1
 
@@ -204,8 +204,9 @@ The lab stays up. Look around:
   {felix} lab exec{option} {host} -- ip route
   {felix} lab exec{option} {workload} -- ip -br addr
   {felix} lab exec{option} fabric -- felix get workloadendpoints -A -o wide
-change policy:
-  {felix} lab exec{option} fabric -- felix apply -f policy.yaml
+change policy, here so that star-2 may reach star-1:
+  {felix} lab exec{option} fabric -- felix apply -f {policy}
+  {felix} lab reach{option}
 take things away and bring them back:
   {felix} lab stop{option} {host} --kill
   {felix} lab start{option} {host}

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from felix.errors import PeerError
 from felix.lab import process
 from felix.lab.names import ETCD_PORT, FABRIC_ADDRESS_V4, HostAddresses
 from felix.lab.place import Place, wait_until
@@ -15,6 +16,7 @@ from felix.lab.state import StateDirectory
 AGENT_COMMAND = (sys.executable, "-m", "felix", "run")
 HEALTH_PORT = 9099
 METRICS_PORT = 9091
+_LAST_WORDS = 8  # lines of a log
 
 _BOOTSTRAP = """\
 # What BIRD starts with until the agent has rendered its configuration.
@@ -95,8 +97,14 @@ class Host(Place):
         return self.http_get(HEALTH_PORT, "/readiness")[0] // 100 == 2
 
     def wait_agent_ready(self, timeout_s: float = 15.0) -> None:
-        """The agent's /readiness says yes; raises PeerError after `timeout_s`."""
-        wait_until(self.is_agent_ready, timeout_s, f"the agent of {self.name} to be ready; see {self.agent_log}", 0.05)
+        """The agent's /readiness says yes; raises PeerError with its last words after `timeout_s`."""
+        try:
+            wait_until(self.is_agent_ready, timeout_s, f"the agent of {self.name} to be ready", 0.05)
+        except PeerError as error:
+            # The log goes with the lab, and a demonstration that fails takes the lab away.
+            said = self.agent_log.read_text(errors="replace").splitlines() if self.agent_log.exists() else []
+            words = "\n  ".join(said[-_LAST_WORDS:]) or "nothing"
+            raise PeerError(f"{error}; {self.agent_log} says last:\n  {words}") from error
 
     def metrics(self) -> str:
         """Returns the agent's metrics page."""

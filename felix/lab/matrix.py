@@ -27,16 +27,20 @@ class Cell:
 
 
 def measure(
-    workloads: Mapping[str, Workload], port: int, is_expected: Callable[[str, str], bool], timeout_s: float = 1.0
+    workloads: Mapping[str, Workload],
+    port: int,
+    is_expected: Callable[[str, str], bool],
+    protocol: str = "tcp",
+    timeout_s: float = 1.0,
 ) -> dict[Pair, Cell]:
-    """Tries TCP `port` from every workload to every other, in each family that both have; all at once."""
+    """Tries `port` from every workload to every other, in each family that both have; all at once."""
     pairs = [(source, target) for source in workloads for target in workloads if source != target]
 
     def try_pair(pair: Pair) -> Cell:
         source, target = workloads[pair[0]], workloads[pair[1]]
         families = ((source.ipv4, target.ipv4), (source.ipv6, target.ipv6))
         addresses = [there for here, there in families if here and there]
-        outcomes = tuple(source.connect(address, port, "tcp", timeout_s).outcome for address in addresses)
+        outcomes = tuple(source.connect(address, port, protocol, timeout_s).outcome for address in addresses)
         return Cell(is_expected(*pair), outcomes)
 
     with ThreadPoolExecutor(max_workers=16) as pool:
@@ -50,10 +54,21 @@ def render_matrix(names: Sequence[str], cells: Mapping[Pair, Cell]) -> str:
     return "\n".join(f"{left}   {right}".rstrip() for left, right in zip(expected, seen, strict=True))
 
 
+def render_seen(names: Sequence[str], cells: Mapping[Pair, Cell]) -> str:
+    """Returns what was seen, whatever was expected: `yes`, `no`, or the outcomes of IPv4 and IPv6 where they differ."""
+    lines = _render_half("source", names, lambda pair: _describe_outcomes(cells[pair]))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _describe_outcomes(cell: Cell) -> str:
+    words = [{"ok": "yes", "timeout": "no"}.get(outcome, outcome) for outcome in cell.outcomes]
+    return "/".join(words if len(set(words)) > 1 else words[:1]) or "no address"
+
+
 def _render_half(title: str, names: Sequence[str], word: Callable[[Pair], str]) -> list[str]:
-    width = max(len(name) for name in (title, *names)) + 2
     rows = [[title, *names]]
     rows += [[source, *("-" if source == target else word((source, target)) for target in names)] for source in names]
+    width = max(len(text) for row in rows for text in row) + 2
     return ["".join(text.ljust(width) for text in row) for row in rows]
 
 

@@ -11,7 +11,7 @@ from felix.__main__ import main
 from felix.config.exits import ExitCode
 from felix.lab.demo import find_own_command, name_option
 
-VERBS = ("up", "add", "remove", "status", "exec", "demo", "stop", "start", "down")
+VERBS = ("up", "add", "remove", "status", "exec", "demo", "reach", "stop", "start", "down")
 
 
 @pytest.mark.parametrize("verb", VERBS)
