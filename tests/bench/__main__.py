@@ -33,10 +33,14 @@ def main() -> int:
         command = ["unshare", "--net", "--", sys.executable, "-m", "tests.bench", *sys.argv[1:]]
         os.execvpe(command[0], command, {**os.environ, _INSIDE: "1"})
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        figures = runner.run(rows.run(_plan(arguments), _say))
-    print(render_table(figures))
-    _write(arguments.json, figures)
+    figures: list[Figure] = []
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(rows.run(_plan(arguments), _say, figures))
+    finally:
+        figures.sort(key=lambda figure: figure.row)
+        print(render_table(figures))
+        _write(arguments.json, figures)
     return 0
 
 

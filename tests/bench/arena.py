@@ -191,10 +191,12 @@ class Arena:
             try:
                 async with asyncio.timeout(timeout_s):
                     while not agent.status:
-                        text = (await loop.sock_recv(notices, 4096)).decode()
-                        if "READY=1" in text:
-                            agent.ready_s = time.perf_counter() - agent.started_at
-                            agent.status = text.partition("STATUS=")[2]
+                        assert agent.process.poll() is None, f"the agent has ended: {self.read_log()}"
+                        with suppress(TimeoutError):
+                            text = (await asyncio.wait_for(loop.sock_recv(notices, 4096), 1.0)).decode()
+                            if "READY=1" in text:
+                                agent.ready_s = time.perf_counter() - agent.started_at
+                                agent.status = text.partition("STATUS=")[2]
             except TimeoutError as error:
                 raise AssertionError(f"the agent does not get ready: {self.read_log()}") from error
         return agent

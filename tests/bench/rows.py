@@ -20,6 +20,7 @@ from tests.bench.observer import Observer, Sign, signs_of_endpoint, signs_of_rem
 from tests.bench.world import Endpoint, Sizes
 
 _PAUSE_S = 0.02  # between two timed changes: each is the first after quiet
+_SETTLE_S = 3.0  # after a start, the status of every endpoint is written to the store
 _SEEN_WITHIN_S = 20.0
 _PROBE_RATE = 1000
 
@@ -47,16 +48,14 @@ class Plan:
 Say = Callable[[str], None]
 
 
-async def run(plan: Plan, say: Say) -> list[Figure]:
-    """Returns the figures of the wanted rows, one after the other on one machine."""
-    figures: list[Figure] = []
+async def run(plan: Plan, say: Say, figures: list[Figure]) -> None:
+    """The figures of the wanted rows are in `figures`; those measured before something failed are there too."""
     if plan.rows & {"1", "4", "5", "6", "memory", "idle"}:
         figures += await _run_main(plan, say)
     if "2" in plan.rows:
         figures.append(await _run_growth(plan, say))
     if "3" in plan.rows:
         figures.append(await _run_sets(plan, say))
-    return sorted(figures, key=lambda figure: figure.row)
 
 
 # --- Rows 1, 4, 5, 6, memory and idle: one world ---
@@ -70,8 +69,8 @@ async def _run_main(plan: Plan, say: Say) -> list[Figure]:
         say(f"{count} keys stored, {sizes.local + sizes.spare} interfaces made")
         cold_s = await _time_cold_starts(arena, plan.cold_starts if "5" in plan.rows else 1)
         say(f"cold starts: {', '.join(f'{value:.2f} s' for value in cold_s)}; {_status(arena)}")
+        await asyncio.sleep(_SETTLE_S)
         if "memory" in plan.rows:
-            await asyncio.sleep(2.0)
             figures.append(_memory(arena))
         shared: list[float] = []
         own: list[float] = []
@@ -335,6 +334,7 @@ async def _run_growth(plan: Plan, say: Say) -> Figure:
         async with arenas.opened(local + sizes.spare, plan.profile, is_on_disk=plan.is_on_disk) as arena:
             await arena.store(world.documents(sizes))
             await arena.start_agent()
+            await asyncio.sleep(_SETTLE_S)
             numbers = [local + number % sizes.spare for number in range(plan.changes)]
             with Observer() as observer:
                 seen = await time_creations(arena, observer, [world.local_endpoint(number) for number in numbers])
@@ -361,6 +361,7 @@ async def _run_sets(plan: Plan, say: Say) -> Figure:
         await arena.store(world.documents(sizes))
         agent = await arena.start_agent()
         say(f"sets of {members}: ready after {agent.ready_s:.2f} s, {agent.rss_mb:.0f} MB")
+        await asyncio.sleep(_SETTLE_S)
         state = floor.read_state()
         set_ = _find_set(state, world.local_endpoint(0).address)
         new = [world.remote_endpoint(20 * (1000 + number)) for number in range(plan.changes)]
