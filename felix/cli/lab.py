@@ -7,14 +7,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from felix.errors import DataError
 from felix.lab.demo import find_own_command, name_option, run_demo
-from felix.lab.host import Host
+from felix.lab.describe import describe, print_status
 from felix.lab.lab import Lab, check_root
 from felix.lab.matrix import measure, render_seen
 from felix.lab.place import Place
@@ -41,39 +40,6 @@ examples:
 
 Needs root. Touches nothing outside namespaces whose names start with fx-<lab>- and /run/felix-lab/<lab>.
 """
-
-
-class HostStatus(msgspec.Struct, frozen=True):
-    """One virtual host, as `felix lab status` prints it."""
-
-    name: str
-    ipv4: str
-    ipv6: str
-    blocks: list[str]
-    agent: bool
-    ready: bool
-    bird: bool
-    directory: str
-
-
-class WorkloadStatus(msgspec.Struct, frozen=True):
-    """One workload, as `felix lab status` prints it."""
-
-    name: str
-    host: str
-    ipv4: str
-    ipv6: str
-    interface: str
-
-
-class LabStatus(msgspec.Struct, frozen=True):
-    """A whole lab, as `felix lab status -o json` prints it."""
-
-    name: str
-    etcd: str
-    etcd_socket: str
-    hosts: list[HostStatus]
-    workloads: list[WorkloadStatus]
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -188,16 +154,7 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.output == "json":
         print(msgspec.json.format(msgspec.json.encode(status)).decode())
         return 0
-    print(f"lab {status.name}, etcd {status.etcd} on the fabric\n")
-    hosts = [
-        (host.name, host.ipv4, host.ipv6, ", ".join(host.blocks), _agent_word(host), "runs" if host.bird else "-")
-        for host in status.hosts
-    ]
-    _print_table(("HOST", "IPV4", "IPV6", "BLOCKS", "AGENT", "BIRD"), hosts)
-    if status.workloads:
-        print()
-        rows = [(one.name, one.host, one.ipv4, one.ipv6, one.interface) for one in status.workloads]
-        _print_table(("WORKLOAD", "HOST", "IPV4", "IPV6", "INTERFACE"), rows)
+    print_status(status)
     return 0
 
 
@@ -261,34 +218,6 @@ def _down(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def describe(lab: Lab) -> LabStatus:
-    """Returns what there is of a lab now."""
-    return LabStatus(
-        name=lab.name,
-        etcd=lab.etcd_endpoint,
-        etcd_socket=str(lab.store.socket_path),
-        hosts=[_describe_host(host) for host in lab.hosts],
-        workloads=[
-            WorkloadStatus(name=one.name, host=one.record.host, ipv4=one.ipv4, ipv6=one.ipv6, interface=one.interface)
-            for one in lab.workloads.values()
-        ],
-    )
-
-
-def _describe_host(host: Host) -> HostStatus:
-    ready = host.is_agent_ready()  # of one that somebody started by hand, too
-    return HostStatus(
-        name=host.name,
-        ipv4=host.ipv4,
-        ipv6=host.ipv6,
-        blocks=[str(host.addresses.block_v4), str(host.addresses.block_v6)],
-        agent=ready or host.is_running("agent"),
-        ready=ready,
-        bird=host.is_running("bird"),
-        directory=str(host.directory),
-    )
-
-
 def _get_lab(name: str) -> Lab:
     check_root()
     lab = Lab(name)
@@ -309,18 +238,6 @@ def _parse_listener(text: str) -> tuple[int, str]:
     if not port.isdigit() or not 0 < int(port) < 65536 or protocol not in {"", "tcp", "udp"}:
         raise DataError(f"listener {text!r}: give PORT or PORT/udp, as in 80 or 53/udp")
     return int(port), protocol or "tcp"
-
-
-def _agent_word(host: HostStatus) -> str:
-    if not host.agent:
-        return "-"
-    return "ready" if host.ready else "not ready"
-
-
-def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    for row in (header, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _say(text: str) -> None:

@@ -23,9 +23,11 @@ from felix.datastore.etcd import EtcdClient
 from felix.errors import DataError
 from felix.model.codec import encode
 from felix.model.keys import NAMESPACED_KINDS, ResourceKey
+from felix.model.policies import DEFAULT_TIER
 from felix.model.records import Policy, ResourceRecord
 from felix.model.shape import Flaw, simplify
 from felix.model.validate import Judgement, judge
+from felix.model.values import policy_tier
 
 ATTEMPTS = 5
 FILE_HELP = "a file, a folder, or - for standard input; may be repeated"
@@ -156,7 +158,19 @@ async def _write_sheets(client: EtcdClient, orders: Sequence[Order], verb: Verb,
         same += len(group) - written
         done += group
     print(_summary(done, same, verb))
+    await _warn_of_missing_tiers(client, orders)
     return ExitCode.OK
+
+
+async def _warn_of_missing_tiers(client: EtcdClient, orders: Sequence[Order]) -> None:
+    """Standard error has a line for each policy of a tier that is not there: its order is not what was meant."""
+    named = [order for order in orders if policy_tier(order.tier) != DEFAULT_TIER]
+    stored = await find_stored(client, [[ResourceKey("Tier", "", order.tier)] for order in named]) if named else []
+    for order, tier in zip(named, stored, strict=True):
+        if tier is None:
+            reason = "this tier does not exist; its policies stand behind all others and end in Deny"
+            flaw = Flaw(("spec", "tier"), order.tier, reason)
+            print(f"warning: {order.sheet.explain(order.item, flaw)}", file=sys.stderr)
 
 
 def _summary(done: Sequence[Order], same: int, verb: Verb) -> str:

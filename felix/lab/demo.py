@@ -186,7 +186,8 @@ def run_demo(path: Path, say: Say, *, keep: bool = False, name: str = DEFAULT_NA
 def find_own_command() -> str:
     """Returns what to type to run this Felix: `felix` if the shell finds this one, else its path."""
     own = Path(sys.executable).with_name("felix")
-    if shutil.which("felix") == str(own) or not own.exists():
+    found = shutil.which("felix")
+    if not own.exists() or (found and Path(found).resolve() == own.resolve()):
         return "felix"
     return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
 

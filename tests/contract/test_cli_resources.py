@@ -188,6 +188,17 @@ def test_what_cannot_be_enforced_is_stored_with_a_warning(felix: Felix) -> None:
     assert err.startswith("warning: m.yaml: document 1, line 9: GlobalNetworkPolicy(allow-web): spec.ingress[0].destin")
 
 
+def test_policy_of_a_tier_that_is_not_there_is_stored_with_a_warning_until_it_is(felix: Felix) -> None:
+    policy = POLICY.replace("{name: allow-web}", "{name: ops.allow-web}").replace("spec:", "spec:\n  tier: ops")
+    code, _, err = felix("apply", text=policy)
+    assert code == 0
+    where = "warning: m.yaml: document 1, line 5: GlobalNetworkPolicy(ops.allow-web): spec.tier: "
+    assert err.startswith(where + "this tier does not exist; ")
+    tier = "apiVersion: projectcalico.org/v3\nkind: Tier\nmetadata: {name: ops}\nspec: {order: 5}\n"
+    assert felix("apply", text=f"{policy}---\n{tier}").err == ""
+    assert felix("apply", text=policy).err == ""
+
+
 def test_create_replace_and_delete_mind_what_is_there(felix: Felix) -> None:
     assert felix("replace", text=POLICY).err.startswith(
         "felix: m.yaml: document 1, line 1: GlobalNetworkPolicy(allow-web): does not exist"

@@ -55,6 +55,11 @@ def test_own_command_is_what_the_shell_finds(tmp_path: Path, monkeypatch: pytest
     assert find_own_command() == "x/bin/felix"
     monkeypatch.setenv("PATH", str(folder))
     assert find_own_command() == "felix"
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "felix").symlink_to(folder / "felix")
+    monkeypatch.setenv("PATH", str(linked))
+    assert find_own_command() == "felix"
 
 
 def test_name_of_a_lab_is_said_only_if_it_is_not_the_usual_one() -> None:
