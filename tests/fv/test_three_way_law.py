@@ -236,6 +236,7 @@ def describe(packet: Packet, way: Way, fates: tuple[bool, bool, bool], verdict: 
     )
 
 
+@pytest.mark.timeout(600)  # only a failure takes long: it is made small first
 @_LAW
 @given(history=histories())
 def test_packet_in_generated_worlds_meets_the_same_fate_by_meaning_in_the_fake_and_in_the_kernel(

@@ -136,7 +136,7 @@ def entities(draw: st.DrawFn, has_ports: bool) -> Document:
 
 _ENTITIES = st.one_of(st.just(Document()), entities(has_ports=False))
 _ENTITIES_WITH_PORTS = st.one_of(st.just(Document()), entities(has_ports=True))
-_ACTIONS = st.sampled_from(["Allow", "Allow", "Allow", "Deny", "Deny", "Pass", "Log"])
+_ACTIONS = st.sampled_from(["Allow", "Allow", "Allow", "Deny", "Deny", "Pass", "Log", "Log"])
 _RULE_PROTOCOLS = st.sampled_from([None, None, None, None, "TCP", "UDP", "SCTP", "ICMP", "ICMPv6", 6, 47])
 _RULE_NOT_PROTOCOLS = rarely(st.sampled_from(["TCP", "UDP", "ICMP", 47]), 6)
 _RULE_VERSIONS = {
@@ -307,13 +307,25 @@ def _host_endpoints(draw: st.DrawFn) -> dict[ResourceKey, HostEndpoint]:
     return {key: read_record(key, spec, draw(LABELS), HostEndpoint)}
 
 
+# Sets of nets around those outside, with labels that few workloads have: else what selectors say is the same without.
+_SET_NETS = st.lists(
+    st.sampled_from([*(net for net in NETS if net.startswith(("192.", "2001:", "10.65.0.0/29"))), *NETS]),
+    min_size=1,
+    max_size=3,
+    unique=True,
+)
+_SET_LABELS = st.one_of(st.dictionaries(LABEL_NAMES, LABEL_VALUES, min_size=1, max_size=2), LABELS)
+_SET_COUNTS = st.sampled_from([2, 1, 3, 0])
+_SET_NAMESPACES = st.sampled_from(["", *NAMESPACES])
+
+
 @st.composite
 def _network_sets(draw: st.DrawFn) -> dict[ResourceKey, NetworkSet | GlobalNetworkSet]:
     sets: dict[ResourceKey, NetworkSet | GlobalNetworkSet] = {}
-    for number in range(draw(st.integers(0, 2))):
-        namespace = draw(st.sampled_from(["", *NAMESPACES]))
-        spec: Document = {"nets": draw(st.lists(st.sampled_from(NETS), max_size=4, unique=True))}
-        labels = draw(LABELS)
+    for number in range(draw(_SET_COUNTS)):
+        namespace = draw(_SET_NAMESPACES)
+        spec: Document = {"nets": draw(_SET_NETS)}
+        labels = draw(_SET_LABELS)
         key = ResourceKey("NetworkSet" if namespace else "GlobalNetworkSet", namespace, f"set-{number}")
         if namespace:
             sets[key] = read_record(key, spec, labels, NetworkSet)

@@ -85,7 +85,7 @@ def test_worlds_and_packets_reach_every_action_and_both_verdicts() -> None:
     seen: Counter[str] = Counter()
 
     @given(worlds_with_packets(count=10))
-    @settings(max_examples=150, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=300, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     def collect(drawn: Worlds) -> None:
         world, packets = drawn
         for packet in packets:
