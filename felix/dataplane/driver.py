@@ -3,7 +3,8 @@
     removals of routes ─▶ nft: fill, structure, dispatch ─▶ links ─▶ additions of routes ─▶ nft: cleanup ─▶ conntrack
 
 The order is what keeps it safe: a workload is reachable only after its policy stands, and nothing that is still used
-is removed. Before desired state is complete (`on_in_sync`) the only thing ever written is a table that was missing.
+is removed. Before desired state is complete (`on_in_sync`) the only thing ever written is the guard of a table that had
+none.
 """
 
 from __future__ import annotations
@@ -136,10 +137,11 @@ class Driver:
         self._note_read(_NFT)
         self._nft.replace_believed(table)
         self._nft_needs_read = False
-        if not table.exists:
+        if not self._nft.is_guarding:
             cycle = Cycle()
             await self._fill(cycle)
-            log.info("there was no table inet felix: workload interfaces are closed until policy is known")
+            state = "did not guard as ours does" if table.exists else "was missing"
+            log.info("table inet felix %s: interfaces that it does not claim are closed now", state)
 
     def on_delta(self, delta: DesiredDelta, revision: int, arrived_at: float) -> None:
         """Desired state changed by `delta`, which arrived then (monotonic seconds) and ends at that revision."""
@@ -357,6 +359,11 @@ class Driver:
 
     async def _apply_nft(self, cycle: Cycle) -> None:
         await self._fill(cycle)
+        await self._write_structure(cycle)
+        if self._nft.is_closing:
+            await self._write_structure(cycle)
+
+    async def _write_structure(self, cycle: Cycle) -> None:
         structure = self._nft.plan_structure()
         if structure and _NFT not in cycle.failures:
             result = await self._nft_worker.call(apply_structure, structure)

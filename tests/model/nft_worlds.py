@@ -134,6 +134,10 @@ def drive(port: NftPort, plan: NftPlan) -> list[ApplyResult]:
     if structure := plan.plan_structure():
         results.append(apply_structure(port, structure))
         plan.absorb_structure(structure, results[-1])
+    if plan.is_closing:
+        structure = plan.plan_structure()
+        results.append(apply_structure(port, structure))
+        plan.absorb_structure(structure, results[-1])
     if cleanup := plan.plan_cleanup():
         results.append(apply_cleanup(port, cleanup))
         plan.absorb_cleanup(cleanup, results[-1])

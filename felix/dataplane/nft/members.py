@@ -58,6 +58,10 @@ class MemberBook:
         tracker = self._tracker_by_set[set_]
         return key in tracker.desired and tracker.believed.get(key) == tracker.desired[key]
 
+    def is_believed(self, set_: str, key: bytes) -> bool:
+        """Whether `key` is believed to be there, wanted or not."""
+        return key in self._tracker_by_set[set_].believed
+
     def replace_believed(self, elements_by_set: Mapping[str, Mapping[bytes, str]]) -> None:
         """Exactly these elements were read."""
         for set_ in list(self._tracker_by_set):

@@ -62,6 +62,7 @@ class NftPlan:
         self._suspended: dict[ResourceKey, str] = {}
         self._problems_version = 0
         self._rebuilds = False
+        self._is_guarding = False
         self._is_under_way = False
         self._waiting: list[DesiredDelta] = []
         for name, lines in base_objects().items():
@@ -104,6 +105,7 @@ class NftPlan:
     def replace_believed(self, table: KernelTable) -> None:
         """`table` is what the kernel has. What was refused before is tried again."""
         self._rebuilds = not self._is_mendable(table)
+        self._is_guarding = self._has_gates(table)
         if self._rebuilds:
             table = KernelTable()
         self._chains.forgive()
@@ -129,6 +131,24 @@ class NftPlan:
             and all(_hook_of(wanted_chains.get(name, lines)) == _hook_of(lines) for name, lines in table.chains.items())
         )
 
+    def _has_gates(self, table: KernelTable) -> bool:
+        wanted = self._chains.tracker.desired
+        base = {name: lines for name, lines in wanted.items() if self._chains.is_base(name)}
+        if not self._rebuilds:
+            return all(table.chains.get(name) == lines for name, lines in base.items())
+        # Of another version, perhaps: it guards in its own way if it sees what ours would see, and is not asleep.
+        hooks = [name for name, lines in base.items() if _hook_of(lines)]
+        return table.is_plain and all(len(table.chains.get(name, ())) > 1 for name in hooks)
+
+    @property
+    def is_guarding(self) -> bool:
+        """Whether the table as last read closes interfaces that nobody claims.
+
+        If not, `plan_fill` is due at once, even before desired state is known: until that is known it only writes what
+        every table of ours begins with.
+        """
+        return self._is_guarding
+
     # --- What to do ---
 
     def plan_fill(self) -> FillPlan:
@@ -150,6 +170,18 @@ class NftPlan:
         chains = [(name, lines) for name, lines in tracker.pending_updates() if not self._chains.is_base(name)]
         existing = frozenset(name for name, _ in chains if name in tracker.believed)
         return StructurePlan(tuple(chains), existing, tuple(self._members.pending(DISPATCH_SHAPES)))
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether endpoints are to be cut off whose chains the kernel does not lead to: `plan_structure` is due again.
+
+        What leads to their former chains would otherwise stay, and with it a policy that is no longer wanted.
+        """
+        return any(
+            self._members.is_believed(set_, element)
+            for key in self._suspended
+            for set_, element, _ in _dispatch(self._endpoints[key])
+        )
 
     def plan_cleanup(self) -> CleanupPlan:
         """Returns the third step, for when the second has been absorbed."""

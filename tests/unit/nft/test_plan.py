@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 
@@ -17,6 +18,7 @@ from felix.calc.desired import (
 )
 from felix.dataplane.nft.names import EGRESS, INGRESS, address_set, policy_chain, segment_chain, stack_chain
 from felix.dataplane.nft.plan import NftPlan
+from felix.dataplane.nft.read import read_table
 from felix.dataplane.nft.types import ElementShape, KernelTable, NftConfig, ObjectName
 from felix.errors import DataError
 from felix.model.keys import ResourceKey
@@ -176,3 +178,74 @@ def test_change_in_the_middle_of_a_cycle_waits_for_the_next_one() -> None:
     results = drive(kernel, plan)
     assert plan.is_settled
     assert not any(result.closed or result.error for result in results)
+
+
+def _read_after(mischief: Callable[[KernelTable], None]) -> NftPlan:
+    """Returns a new run's plan that has read the table of an endpoint's host after somebody's mischief."""
+    one = endpoint(1, _STACK, _EMPTY)
+    fake, before = FakeNft(), NftPlan(NftConfig())
+    before.replace_believed(read_table(fake))
+    before.on_delta(DesiredDelta(policies={_A: _ALLOW, _B: _ALLOW}, endpoints={one.key: one}))
+    drive(fake, before)
+    table = read_table(fake)
+    mischief(table)
+    plan = NftPlan(NftConfig())
+    plan.replace_believed(table)
+    return plan
+
+
+def _sleep(table: KernelTable) -> None:
+    table.is_plain = False
+
+
+def _empty_hook(table: KernelTable) -> None:
+    table.chains["forward-ingress"] = table.chains["forward-ingress"][:1]
+
+
+def _empty_gate(table: KernelTable) -> None:
+    table.chains["gate-source"] = ()
+
+
+def _be_foreign(table: KernelTable) -> None:
+    table.chains = {"old": ("type filter hook forward priority 0; policy accept;",)}
+    table.objects[ObjectName("set", "sources4")] = ("type ipv4_addr",)
+
+
+@pytest.mark.parametrize("mischief", [_sleep, _empty_hook, _empty_gate, _be_foreign])
+def test_table_that_guards_nothing_is_mended_before_anything_is_known(
+    mischief: Callable[[KernelTable], None],
+) -> None:
+    plan = _read_after(mischief)
+    assert not plan.is_guarding
+    fill = plan.plan_fill()
+    assert fill.chains
+    assert not fill.changes
+
+
+def test_table_that_guards_is_left_alone_until_everything_is_known() -> None:
+    def declare_otherwise(table: KernelTable) -> None:
+        table.objects[ObjectName("set", "sources4")] = ("type ifname . ipv4_addr", 'comment "of another version"')
+
+    assert not NftPlan(NftConfig()).is_guarding
+    assert _read_after(lambda _: None).is_guarding
+    assert not _read_after(lambda _: None).plan_fill()
+    assert _read_after(declare_otherwise).is_guarding
+
+
+def test_endpoint_whose_new_chains_are_refused_does_not_keep_its_former_ones() -> None:
+    one, fake, plan = endpoint(1, _STACK, _EMPTY), FakeNft(), NftPlan(NftConfig())
+    plan.replace_believed(read_table(fake))
+    plan.on_delta(DesiredDelta(policies={_A: _ALLOW, _B: _ALLOW}, endpoints={one.key: one}))
+    drive(fake, plan)
+    assert plan.is_enforced(one.key)
+
+    tiers = tuple(StackTier(f"t{number}", (_A,), Action.DENY) for number in range(20))
+    deep = dataclasses.replace(one, ingress=Stack(tiers, ()))
+    plan.on_delta(DesiredDelta(policies={_A: _PASS}, endpoints={one.key: deep}))
+    results = drive(fake, plan)
+
+    table = read_table(fake)
+    assert not any(result.error for result in results)
+    assert [table.elements[name] for name in ("dispatch-from", "dispatch-to", "claimed", "sources4")] == [{}] * 4
+    assert "closed" in plan.problems[one.key].reason
+    assert plan.is_settled
