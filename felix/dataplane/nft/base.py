@@ -6,6 +6,8 @@ the workload that a packet comes from, the second that of the workload it goes t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from felix.dataplane.nft.stack import DENIED_COUNTER
 from felix.dataplane.nft.types import ElementShape, Lines, NftConfig, ObjectName, ToHostAction
 
@@ -80,16 +82,27 @@ def base_chains(config: NftConfig) -> dict[str, Lines]:
         ),
         "gate-from-host": (f"oifname @{CLAIMED} accept", _drop("unclaimed")),
         "prerouting": (_hook("prerouting", -300), *(f"{rule} gate-source" for rule in from_workload)),
-        "input": (_hook("input", 0), *(f"{rule} gate-to-host" for rule in from_workload)),
+        "input": (_hook("input", 0), *_guarded("iifname", config, "gate-to-host")),
         "input-default": (_hook("input", 1), *(f"{rule} gate-host" for rule in from_workload)),
-        "forward-egress": (_hook("forward", 0), *(f"{rule} gate-from" for rule in from_workload)),
-        "forward-ingress": (_hook("forward", 1), *(f"{rule} gate-to" for rule in to_workload)),
+        "forward-egress": (_hook("forward", 0), *_guarded("iifname", config, "gate-from")),
+        "forward-ingress": (_hook("forward", 1), *_guarded("oifname", config, "gate-to")),
         "output": (_hook("output", 0), *(f"{rule} gate-from-host" for rule in to_workload)),
     }
 
 
 def _hook(hook: str, priority: int) -> str:
     return f"type filter hook {hook} priority {priority}; policy accept;"
+
+
+def _guarded(word: str, config: NftConfig, gate: str) -> Iterator[str]:
+    """Yields rules after which nothing of workloads passes by itself.
+
+    The gate leads to chains of endpoints. Should one of those be empty, because somebody flushed it, a packet comes
+    back here instead of leaving by the hook's own policy, which is accept for everybody else's sake.
+    """
+    for prefix in config.interface_prefixes:
+        yield f'{word} "{prefix}*" jump {gate}'
+        yield f'{word} "{prefix}*" {_drop(DENIED_COUNTER)}'
 
 
 def _drop(counter: str) -> str:

@@ -58,8 +58,11 @@ KEY_BYTES = {
 
 
 def name_key(interface: str) -> bytes:
-    """Returns an interface's name as the kernel compares it. Raises ValueError if no interface can be called so."""
-    encoded = interface.encode()
+    """Returns an interface's name as the kernel compares it. Raises ValueError if no interface can be called so.
+
+    interface: bytes that are no UTF-8 as surrogates: the kernel takes any, and reading links keeps them so.
+    """
+    encoded = interface.encode("utf-8", "surrogateescape")
     if not 0 < len(encoded) < NAME_BYTES or b"\0" in encoded or b"/" in encoded:
         raise ValueError(f"{interface!r} cannot be an interface's name (1-15 bytes)")
     return encoded.ljust(NAME_BYTES, b"\0")

@@ -277,7 +277,7 @@ class NftPlan:
     def believed_interfaces(self) -> tuple[str, ...]:
         """The interfaces whose packets the kernel leads to the policy of an endpoint, as far as is known."""
         names = self._members.believed(FROM_WORKLOAD)
-        return tuple(name.rstrip(b"\0").decode(errors="replace") for name in names)
+        return tuple(name.rstrip(b"\0").decode(errors="surrogateescape") for name in names)
 
     def is_servable(self, endpoint: LocalEndpoint) -> bool:
         """Whether the endpoint's interface can be a workload's, by its name; any other is none of ours."""

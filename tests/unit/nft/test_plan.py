@@ -249,3 +249,14 @@ def test_endpoint_whose_new_chains_are_refused_does_not_keep_its_former_ones() -
     assert [table.elements[name] for name in ("dispatch-from", "dispatch-to", "claimed", "sources4")] == [{}] * 4
     assert "closed" in plan.problems[one.key].reason
     assert plan.is_settled
+
+
+def test_chain_of_an_endpoint_that_was_emptied_lets_nothing_through() -> None:
+    one, fake, plan = endpoint(1, _STACK, _EMPTY), FakeNft(), NftPlan(NftConfig())
+    plan.replace_believed(read_table(fake))
+    plan.on_delta(DesiredDelta(policies={_A: _ALLOW, _B: _ALLOW}, endpoints={one.key: one}))
+    drive(fake, plan)
+    for name in ("input", "forward-egress", "forward-ingress"):
+        _, leads, stops = read_table(fake).chains[name]
+        assert " jump gate-" in leads
+        assert stops.endswith('counter name "denied" drop')
