@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.metadata
 import logging
 import signal
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from prometheus_client import CollectorRegistry
 
@@ -23,23 +24,26 @@ from felix.config.resolve import Resolved, datastore_sources, find_changes, reso
 from felix.config.table import Settings
 from felix.dataplane.bird.apply import BirdPlace
 from felix.dataplane.bird.read import read_secrets
-from felix.dataplane.bird.serve import BirdKeeper
+from felix.dataplane.bird.serve import BirdKeeper, BirdReport
 from felix.dataplane.bird.types import BirdOptions
 from felix.dataplane.cycle import Cycle
-from felix.dataplane.driver import Driver, DriverConfig
+from felix.dataplane.driver import Driver, DriverConfig, RefreshIntervals
 from felix.dataplane.links.read import has_ipv6
 from felix.dataplane.links.types import LinkConfig
+from felix.dataplane.netlink.apply import ANSWER_WAIT_S
 from felix.dataplane.nft.types import NftConfig, ToHostAction
 from felix.dataplane.routes.types import RouteConfig
+from felix.dataplane.serve import HostKernel
 from felix.datastore.etcd import EtcdClient
 from felix.datastore.load import EtcdSettings
 from felix.datastore.mailbox import Batch, Mailbox
 from felix.datastore.report import AgentReporter, EndpointReporter, ReportSettings
 from felix.datastore.watch import DatastoreWatch
+from felix.errors import EnvironmentFault
 from felix.intake import Intake
 from felix.model.keys import WATCH_END, WATCH_START
 from felix.obs.health import Health, Verdict
-from felix.obs.log import LogControl
+from felix.obs.log import LogControl, LogCounts
 from felix.obs.metrics import Metrics
 from felix.obs.notify import Notifier
 from felix.obs.serve import Door, keep_pulse, serve_health, serve_local_api, serve_metrics
@@ -52,42 +56,58 @@ _SLICE_UPDATES = 200  # decoded before the loop breathes
 _SLICE_POLICIES = 50
 _PENDING_LIMIT_S = 10.0
 _HOLD_LOOK_S = 1.0
+_PULSE_S = 1.0
+_SIGN_OF_LIFE_S = 10.0  # of the feed, when nothing comes
+_DOORS = ("health", "metrics")
 _CONSENT = "confirm-deletion"  # a file in the run directory
 
 
+class _Place(NamedTuple):
+    host: str
+    port: int
+
+
+class LogParts(NamedTuple):
+    """The log as the agent needs it."""
+
+    control: LogControl
+    counts: LogCounts
+
+
 class Agent:
-    """One agent. resolved: settings of environment and file, `config_file` that file; what the datastore adds comes
-    later. `run` returns when it is told to stop; everything in the kernel stays as it is.
+    """One agent. resolved: settings of environment and file, `config_file` that file; the datastore's come later.
+
+    `run` returns when it is told to stop; everything in the kernel stays as it is. Raises DataError for a bad file.
     """
 
-    def __init__(self, resolved: Resolved, config_file: Path | None, logs: LogControl) -> None:
+    def __init__(self, resolved: Resolved, config_file: Path | None, logs: LogParts) -> None:
         settings = resolved.settings
         self._resolved = resolved
-        self._config_file = config_file
+        self._sources = (*load_local(config_file), host_source())  # once: edits of the file are for the next start
         self._logs = logs
         self._metrics = Metrics(CollectorRegistry(), has_process_metrics=settings.prometheus_process_metrics_enabled)
         self._intake = Intake(settings.felix_hostname)
-        self._report = AgentReport(self._metrics, self._intake, Path(settings.endpoint_status_path_prefix))
+        self._report = AgentReport(self._metrics, self._intake)
         self._client = EtcdClient(_etcd_settings(settings))
         self._mailbox = Mailbox()
         self._watch = DatastoreWatch(self._client, WATCH_START, WATCH_END, self._mailbox.put)
-        self._driver = self._make_driver(settings)
-        self._bird = BirdKeeper(
-            BirdPlace(Path(settings.bird_config_dir) / "bird.conf", Path(settings.bird_control_socket)),
-            BirdOptions(
-                read_secrets(Path(settings.state_dir) / "secrets"), interface_prefixes=settings.interface_prefixes
-            ),
-            self._report.on_bird,
-        )
+        self._kernel, self._driver = self._make_driver(settings)
+        self._bird: BirdKeeper | None = None
         self._health = Health(timeouts_s=dict(settings.health_timeout_overrides))
         self._datastore_health = self._health.component("datastore", 90.0)
         self._dataplane_health = self._health.component("dataplane", 90.0)
         self._dataplane_health.ask_with(self._is_keeping_up)
+        self._bgp_health = self._health.component("bgp", counts=False)
         self._notifier = Notifier()
         self._stop = asyncio.Event()
         self._synced = asyncio.Event()
-        self._doors: list[Door] = []
-        self._is_in_sync = False
+        self._failure: BaseException | None = None
+        self._doors: dict[str, tuple[_Place, Door]] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._is_whole = False  # whether everything stored has been seen, and no reading of all is under way
+        self._is_configured = False
+        self._settings_in_force = settings
         self._revision = 0
 
     async def run(self) -> None:
@@ -95,58 +115,99 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        loop.set_exception_handler(self._on_loop_failure)
         settings = self._resolved.settings
         self._metrics.host.labels(settings.felix_hostname).set(1)
+        self._metrics.build_info.labels(_find_version()).set(1)
         self._metrics.resync_state.set(1)
+        api: Door | None = None
         try:
-            await self._open_doors(settings)
-            self._report.open_files()
+            api = await serve_local_api(Path(settings.run_dir) / "felix.sock", {"/v1/status": self._answer_status})
+            for name in _DOORS:
+                await self._settle_door(name, settings)
             await self._driver.start()
             await self._work(settings)
         finally:
             self._notifier.stopping()
-            for door in self._doors:
-                await door.close()
             await self._driver.close()
+            for door in filter(None, (api, *(door for _, door in self._doors.values()))):
+                await door.close()
             await self._client.close()
+        if self._failure is not None:
+            raise self._failure
         log.info("stopped; what is in the kernel stays in force")
 
     # --- Parts and tasks ---
 
-    async def _open_doors(self, settings: Settings) -> None:
-        self._doors.append(
-            await serve_local_api(Path(settings.run_dir) / "felix.sock", {"/v1/status": self._answer_status})
-        )
-        if settings.health_enabled:
-            self._doors.append(await serve_health(self._health, settings.health_host, settings.health_port))
-        if settings.prometheus_metrics_enabled:
-            host, port = settings.prometheus_metrics_host, settings.prometheus_metrics_port
-            self._doors.append(await serve_metrics(self._metrics.registry, host, port))
-
     async def _work(self, settings: Settings) -> None:
+        """Runs until told to stop; a task that fails ends all others, and is raised."""
+        async with asyncio.TaskGroup() as self._group:
+            self._start_task("watch", self._watch.run())
+            self._start_task("feed", self._feed())
+            self._start_task("driver", self._drive())
+            self._start_task("pulse", keep_pulse(self._beat, _PULSE_S))
+            log.info("felix on %s: watching %s", settings.felix_hostname, ", ".join(settings.etcd_urls))
+            await self._stop.wait()
+            for task in self._tasks:
+                task.cancel()
+
+    def _start_task(self, name: str, work: Coroutine[None, None, None]) -> None:
+        assert self._group is not None
+        self._tasks.append(self._group.create_task(work, name=name))
+
+    def _on_loop_failure(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback of ours that failed has lost what it was told: better to begin anew than to go on without."""
+        error = context.get("exception")
+        if "handle" not in context or error is None or isinstance(error, OSError):
+            loop.default_exception_handler(context)  # a connection or a task of a library, which looks after itself
+            return
+        self._failure = self._failure or error
+        self._stop.set()
+
+    async def _settle_door(self, name: str, settings: Settings) -> None:
+        """The door is open where `settings` want it, or closed if they do not. Raises EnvironmentFault."""
+        place = _find_door(name, settings)
+        opened, door = self._doors.pop(name, (None, None))
+        if door is not None and opened is not None and opened == place:
+            self._doors[name] = (opened, door)
+            return
+        if door is not None:
+            await door.close()
+        if place is None:
+            return
+        if name == "health":
+            door = await serve_health(self._health, place.host, place.port)
+        else:
+            door = await serve_metrics(self._metrics.registry, place.host, place.port)
+        self._doors[name] = (place, door)
+
+    async def _start_parts(self, settings: Settings) -> None:
+        """The parts that settings of the datastore shape are there; everything stored has been seen by now."""
+        for name in _DOORS:
+            try:
+                await self._settle_door(name, settings)
+            except EnvironmentFault as error:
+                log.error("%s", error)  # a resource may not keep agents from enforcing policy
+        self._report.open_files(settings.endpoint_status_path_prefix)
+        if settings.bird_control_socket:
+            place = BirdPlace(Path(settings.bird_config_dir) / "bird.conf", Path(settings.bird_control_socket))
+            secrets = read_secrets(Path(settings.state_dir) / "secrets")
+            options = BirdOptions(secrets, interface_prefixes=settings.interface_prefixes)
+            self._bird = BirdKeeper(place, options, self._on_bird)
+            self._start_task("bird", self._bird.run())
+        else:
+            self._on_bird(BirdReport(fault="this host runs no BIRD (BirdControlSocket is none)"))
         reports = ReportSettings(
             settings.felix_hostname,
             interval_s=settings.reporting_interval_s,
             ttl_s=settings.reporting_ttl_s,
             delay_s=settings.endpoint_reporting_delay_s,
         )
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._watch.run(), name="watch"),
-                group.create_task(self._feed(), name="feed"),
-                group.create_task(self._drive(), name="driver"),
-                group.create_task(self._bird.run(), name="bird"),
-                group.create_task(keep_pulse(self._beat, 1.0), name="pulse"),
-            ]
-            if settings.reporting_interval_s:
-                tasks.append(group.create_task(AgentReporter(self._client, reports).run(), name="agent status"))
-            if settings.endpoint_reporting_enabled:
-                reporter = self._report.endpoint_reporter = EndpointReporter(self._client, reports)
-                tasks.append(group.create_task(reporter.run(), name="endpoint status"))
-            log.info("felix on %s: watching %s", settings.felix_hostname, ", ".join(settings.etcd_urls))
-            await self._stop.wait()
-            for task in tasks:
-                task.cancel()
+        if settings.reporting_interval_s:
+            self._start_task("agent status", AgentReporter(self._client, reports).run())
+        if settings.endpoint_reporting_enabled:
+            reporter = self._report.endpoint_reporter = EndpointReporter(self._client, reports)
+            self._start_task("endpoint status", reporter.run())
 
     async def _drive(self) -> NoReturn:
         await self._synced.wait()
@@ -157,25 +218,28 @@ class Agent:
     async def _feed(self) -> NoReturn:
         while True:
             batch = await self._next_batch()
+            self._datastore_health.beat()
+            if batch is None:
+                continue
             arrived_at = monotonic_s()
             await self._take(batch)
-            if self._is_in_sync and self._intake.is_datastore_ready:
+            # Between the pages of a resync the state is one that never was: what stood before goes on to stand.
+            if self._is_whole and self._intake.is_datastore_ready:
                 await self._hand_on(arrived_at)
 
-    async def _next_batch(self) -> Batch:
-        """Waits for mail; while a deletion is held no longer than a second, so that its end is noticed."""
-        if self._report.hold is None:
-            return await self._mailbox.take()
+    async def _next_batch(self) -> Batch | None:
+        """Waits for mail, but not for ever; while a deletion is held, no mail counts as mail."""
         try:
-            async with asyncio.timeout(_HOLD_LOOK_S):
+            async with asyncio.timeout(_SIGN_OF_LIFE_S if self._report.hold is None else _HOLD_LOOK_S):
                 return await self._mailbox.take()
         except TimeoutError:
-            return self._mailbox.take_now()
+            return None if self._report.hold is None else self._mailbox.take_now()
 
     async def _take(self, batch: Batch) -> None:
         if batch.resync_reason is not None:
             self._metrics.resyncs_started.inc()
             self._metrics.resync_state.set(2)
+            self._is_whole = False
             log.info("reading everything from the datastore: %s", batch.resync_reason)
         if batch.cluster_change is not None:
             log.error("the datastore is another one than before, or went back in time: %s", batch.cluster_change)
@@ -193,7 +257,7 @@ class Agent:
         self._metrics.seen_revision.set(self._revision)
         if batch.in_sync_revision is not None:
             self._revision = max(self._revision, batch.in_sync_revision)
-            self._is_in_sync = True
+            self._is_whole = True
             self._metrics.resync_state.set(3)
             self._datastore_health.set_ready(True, f"in sync at revision {batch.in_sync_revision}")
 
@@ -204,13 +268,16 @@ class Agent:
         if self._is_holding():
             return
         await self._take_configuration()
+        if not self._is_configured:
+            self._is_configured = True
+            await self._start_parts(self._resolved.settings)
         delta = self._intake.graph.flush()
         self._report.on_problems(self._intake.pop_problems())
         if delta:
             self._metrics.calc_graph_output_events.inc()
         self._driver.on_delta(delta, self._revision, arrived_at)
         inputs = self._intake.graph.pop_bgp_inputs()
-        if inputs is not None:
+        if inputs is not None and self._bird is not None:
             self._bird.on_inputs(inputs)
         if not self._synced.is_set():
             self._driver.on_in_sync()
@@ -246,35 +313,45 @@ class Agent:
     # --- Settings of the datastore ---
 
     async def _take_configuration(self) -> None:
+        """Settings of the datastore count from now on: all of them at first, the live ones later."""
         if not self._intake.has_new_configuration:
             return
         self._intake.has_new_configuration = False
         before = self._resolved
+        *local, host = self._sources
         sources = datastore_sources(before.settings.felix_hostname, self._intake.configurations)
-        self._resolved = resolve((*load_local(self._config_file), *sources, host_source()), before)
+        self._resolved = resolve((*local, *sources, host), before)
         self._report.on_settings(self._resolved.problems)
         for notice in self._resolved.notices:
             if notice not in before.notices:
                 log.warning("setting: %s", notice)
-        changes = find_changes(before.settings, self._resolved.settings)
         settings = self._resolved.settings
-        self._logs.set_levels(settings.log_severity_screen, settings.log_severity_file)
+        self._logs.control.set_levels(settings.log_severity_screen, settings.log_severity_file)
         self._health.override_timeouts(dict(settings.health_timeout_overrides))
-        if changes.restart and not self._synced.is_set():
+        if self._is_configured:
+            self._driver.set_refresh(_refresh_intervals(settings))
+            self._note_restart(find_changes(self._settings_in_force, settings).restart)
+        else:
             await self._replace_driver(settings)
-        elif changes.restart:
-            self._metrics.restart_wanted.set(1)
-            log.warning("settings changed that take effect with the next start: %s", ", ".join(changes.restart))
+            self._settings_in_force = settings
+
+    def _note_restart(self, names: Sequence[str]) -> None:
+        self._metrics.restart_wanted.set(bool(names))
+        if names:
+            log.warning("settings changed that take effect with the next start: %s", ", ".join(names))
 
     async def _replace_driver(self, settings: Settings) -> None:
         """The driver works by settings of the datastore; nothing of policy has been written before."""
         await self._driver.close()
-        self._driver = self._make_driver(settings)
+        self._kernel, self._driver = self._make_driver(settings)
         await self._driver.start()
 
-    def _make_driver(self, settings: Settings) -> Driver:
+    def _make_driver(self, settings: Settings) -> tuple[HostKernel, Driver]:
         config = _driver_config(settings)
-        return Driver(config, self._on_cycle, self._metrics.foreign_changes.inc)
+        kernel = HostKernel(config.routes, config.links, settings.netlink_timeout_s or ANSWER_WAIT_S)
+        driver = Driver(config, kernel, self._on_cycle, self._metrics.foreign_changes.inc)
+        driver.set_refresh(_refresh_intervals(settings))
+        return kernel, driver
 
     # --- What others see ---
 
@@ -289,6 +366,10 @@ class Agent:
             self._notifier.ready(text)
             log.info("ready: %s, first cycle %.0f ms", text, cycle.duration_s * 1000)
 
+    def _on_bird(self, report: BirdReport) -> None:
+        self._report.on_bird(report)
+        self._bgp_health.set_ready(not report.fault, report.fault)
+
     def _is_keeping_up(self) -> Verdict:
         waited_s = self._driver.oldest_wait_s(monotonic_s())
         return Verdict(waited_s < _PENDING_LIMIT_S, f"oldest change waits for {waited_s:.1f} s" if waited_s else "")
@@ -297,8 +378,8 @@ class Agent:
         self._metrics.loop_lag_seconds.set(lag_s)
         self._metrics.etcd_connected.set(self._watch.is_connected)
         self._report.on_health(self._driver, self._dataplane_health)
+        self._report.on_counts(self._driver.counts, self._kernel.nft_calls, self._logs.counts)
         self._report.on_stats(self._intake.graph.stats())  # counts all policies: once a second, not with every change
-        self._datastore_health.beat()
         if not self._synced.is_set():
             self._dataplane_health.beat()  # the driver waits for the datastore; a restart would not help
         if self._notifier.watchdog_interval_s and self._health.is_live():
@@ -332,6 +413,13 @@ class Agent:
         }
 
 
+def _find_version() -> str:
+    try:
+        return importlib.metadata.version("felix")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
 def _etcd_settings(settings: Settings) -> EtcdSettings:
     return EtcdSettings(
         settings.etcd_urls,
@@ -357,7 +445,20 @@ def _driver_config(settings: Settings) -> DriverConfig:
         links=LinkConfig(
             has_host_forwarding=settings.ip_forwarding == "Enabled", has_ipv6=settings.ipv6_support and has_ipv6()
         ),
-        nft_refresh_s=settings.nftables_refresh_interval_s,
-        routes_refresh_s=settings.route_refresh_interval_s,
-        links_refresh_s=settings.interface_refresh_interval_s,
     )
+
+
+def _refresh_intervals(settings: Settings) -> RefreshIntervals:
+    return RefreshIntervals(
+        nft_s=settings.nftables_refresh_interval_s,
+        routes_s=settings.route_refresh_interval_s,
+        links_s=settings.interface_refresh_interval_s,
+    )
+
+
+def _find_door(name: str, settings: Settings) -> _Place | None:
+    if name == "health":
+        return _Place(settings.health_host, settings.health_port) if settings.health_enabled else None
+    if settings.prometheus_metrics_enabled:
+        return _Place(settings.prometheus_metrics_host, settings.prometheus_metrics_port)
+    return None

@@ -62,7 +62,7 @@ class Intake:
         if problems or key in self._decoding:
             self._note(self._decoding, key, problems)
         if isinstance(key, ResourceKey):
-            self._remember(key, record)
+            self._remember(key, record, is_stored=value is not None)
         self.graph.on_update(key, record or _BUILT_IN.get(key), revision)
         return key.kind if isinstance(key, ResourceKey) else type(key).__name__
 
@@ -85,7 +85,9 @@ class Intake:
         else:
             del problems_by_key[key]
 
-    def _remember(self, key: ResourceKey, record: Record | None) -> None:
+    def _remember(self, key: ResourceKey, record: Record | None, *, is_stored: bool) -> None:
+        if record is None and is_stored and key.kind in ("FelixConfiguration", "ClusterInformation"):
+            return  # it cannot be read: what it said before goes on to count
         match key.kind:
             case "WorkloadEndpoint":
                 self._remember_identity(key, record if isinstance(record, WorkloadEndpoint) else None)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import uvloop
 
-from felix.agent import Agent
+from felix.agent import Agent, LogParts
 from felix.config.exits import ExitCode, exit_code
 from felix.config.load import load_settings
 from felix.config.resolve import Resolved
 from felix.errors import DataError, FelixError
-from felix.obs.log import LogControl, LogOptions, start_logging
+from felix.obs.log import LogCounts, LogOptions, start_logging
 
 _EXAMPLES = """\
 examples:
@@ -49,29 +49,35 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"felix: {error}", file=sys.stderr)
         return ExitCode.BAD_SETTING
     settings = resolved.settings
+    counts = LogCounts()
     logs = start_logging(
         LogOptions(
             settings.log_severity_screen,
             settings.log_severity_file,
             settings.log_file_path,
             is_json=settings.log_format == "json",
-        )
+        ),
+        hooks=counts.hooks,
     )
     for notice in resolved.notices:
         logging.getLogger(__name__).warning("setting: %s", notice)
     code = ExitCode.OK
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(resolved, arguments.config_file, logs))
+            runner.run(_serve(resolved, arguments.config_file, LogParts(logs, counts)))
     except* FelixError as group:
         failures = list(_leaves(group))
         for failure in failures:
             print(f"felix: {failure}", file=sys.stderr)
         code = exit_code(failures[0])
+    except* Exception as group:  # the guard of all tasks: a bug in one ends the agent; its supervisor starts it anew
+        text = "stopped by a bug of Felix, what is in the kernel stays in force; please report this:"
+        logging.getLogger(__name__).critical(text, exc_info=group)
+        code = ExitCode.BUG
     return code
 
 
-async def _serve(resolved: Resolved, config_file: Path | None, logs: LogControl) -> None:
+async def _serve(resolved: Resolved, config_file: Path | None, logs: LogParts) -> None:
     await Agent(resolved, config_file, logs).run()
 
 

@@ -217,7 +217,7 @@ class Settings:
         ),
     ] = 10.0
     log_prefix: Annotated[
-        str, About("LogPrefix", "Dataplane", readers.TEXT, "How kernel log lines of rules with action Log start.")
+        str, About("LogPrefix", "Dataplane", readers.LOG_PREFIX, "How kernel log lines of rules with action Log start.")
     ] = "calico-packet"
     bird_config_dir: Annotated[
         str,

@@ -29,7 +29,8 @@ class EndpointBoard:
         self._link_state_by_key: dict[ResourceKey, LinkState] = {}
         self._arrived_at_by_key: dict[ResourceKey, float] = {}  # changes that are not yet in the kernel
         self._dirty: dict[ResourceKey, None] = {}
-        self.has_refusals = False
+        self._changed: set[ResourceKey] = set()  # endpoints that are others than at the last report
+        self._problems_version = nft.problems_version
 
     @property
     def reports(self) -> Mapping[ResourceKey, EndpointReport]:
@@ -42,7 +43,7 @@ class EndpointBoard:
         return self._endpoint_by_key
 
     def oldest_wait_s(self, now: float) -> float:
-        """Returns for how long the oldest change that is not enforced yet has been waiting; 0 when none is."""
+        """Returns for how long the oldest change that is neither enforced nor refused has been waiting; 0: none."""
         first = next(iter(self._arrived_at_by_key.values()), None)
         return 0.0 if first is None else now - first
 
@@ -50,6 +51,7 @@ class EndpointBoard:
         """These endpoints are wanted from now on, or not any more (None); the change arrived then."""
         for key, endpoint in endpoints.items():
             self._dirty[key] = None
+            self._changed.add(key)
             if endpoint is None:
                 self._endpoint_by_key.pop(key, None)
                 self._link_state_by_key.pop(key, None)
@@ -67,14 +69,15 @@ class EndpointBoard:
         return bool(states)
 
     def report(self, cycle: Cycle, now: float) -> None:
-        """`cycle` says which reports changed, how long endpoints took, and what the dataplane cannot do."""
+        """`cycle` says which endpoints or reports changed, how long endpoints took, and what cannot be programmed."""
         self.has_link_news()
         dirty, self._dirty = self._dirty, {}
         for key in dirty:
             self._report_one(key, cycle, now)
-        if self.has_refusals or cycle.failures:
+        self._changed.clear()
+        if self._problems_version != self._nft.problems_version:
+            self._problems_version = self._nft.problems_version
             cycle.problems = self._find_problems()
-            self.has_refusals = bool(cycle.problems)
 
     def _report_one(self, key: ResourceKey, cycle: Cycle, now: float) -> None:
         endpoint = self._endpoint_by_key.get(key)
@@ -83,7 +86,7 @@ class EndpointBoard:
                 cycle.endpoints[key] = None
             return
         report = self._judge(key, endpoint)
-        if report.is_enforced and report.condition is EndpointCondition.UP:
+        if report.condition is EndpointCondition.UP:
             arrived_at = self._arrived_at_by_key.pop(key, None)
             if arrived_at is not None:
                 cycle.latencies_s.append(now - arrived_at)
@@ -91,7 +94,9 @@ class EndpointBoard:
             self._arrived_at_by_key.pop(key, None)  # it waits for its interface, not for us
         else:
             self._dirty[key] = None
-        if self._report_by_key.get(key) != report:
+            if self._is_refused(key, endpoint):  # it is named, and waits for somebody to mend it
+                self._arrived_at_by_key.pop(key, None)
+        if key in self._changed or self._report_by_key.get(key) != report:
             self._report_by_key[key] = report
             cycle.endpoints[key] = report
 
@@ -109,6 +114,11 @@ class EndpointBoard:
         if missing:
             return EndpointReport(EndpointCondition.ERROR, True, f"no route for {', '.join(missing)}")
         return EndpointReport(EndpointCondition.UP, True)
+
+    def _is_refused(self, key: ResourceKey, endpoint: LocalEndpoint) -> bool:
+        return key in self._nft.problems or any(
+            self._routes.find_refusal(net) is not None for net in endpoint.addresses
+        )
 
     def _find_problems(self) -> dict[ResourceKey, Problem]:
         problems = dict(self._nft.problems)

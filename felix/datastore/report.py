@@ -99,6 +99,8 @@ class EndpointReporter:
         self._is_in_sync = False
         self._read_at: float | None = None
         self._backoff = BackOff(first_s=0.5, most_s=30.0)
+        self.writes_count = 0  # keys written or deleted
+        self.failures_count = 0  # attempts that failed and were made again
 
     @property
     def pending_count(self) -> int:
@@ -144,6 +146,7 @@ class EndpointReporter:
                     log.info("endpoint status is written again after %d failures", ended)
             except PeerError as error:
                 self._has_work.set()
+                self.failures_count += 1
                 wait_s = self._backoff.delay_s(self.outage.count + 1, random.random())
                 if self.outage.note_failed(error, monotonic_s()):
                     log.warning("status of %d endpoints cannot be written: %s", self.pending_count, error)
@@ -168,6 +171,7 @@ class EndpointReporter:
         operations: list[Op] = [PutOp(key, value) for key, value in puts]
         operations += [DeleteOp(key) for key in deletes]
         await self._client.txn([], operations)
+        self.writes_count += len(operations)
         for key, value in puts:
             self._tracker.note_present(key, value)
         for key in deletes:

@@ -48,6 +48,21 @@ class LogHooks(NamedTuple):
 NO_HOOKS = LogHooks()
 
 
+class LogCounts:
+    """How many records were held back on the screen, and how many were of severity ERROR or worse; `hooks` count."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self.errors = 0
+        self.hooks = LogHooks(self._note_dropped, self._note_error)
+
+    def _note_dropped(self) -> None:
+        self.dropped += 1
+
+    def _note_error(self) -> None:
+        self.errors += 1
+
+
 @dataclass(frozen=True, slots=True)
 class LogOptions:
     """screen, file: least severity written there, a key of LEVEL_BY_NAME. path: of the log file, empty for none."""

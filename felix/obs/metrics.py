@@ -43,6 +43,10 @@ class Count(Collector):
             raise ValueError(f"{self._name} takes labels {self._labels} and grows only")
         self._value_by_labels[labels] = self._value_by_labels.get(labels, 0.0) + by
 
+    def raise_to(self, total: float, *labels: str) -> None:
+        """The number is `total`, counted elsewhere, unless it is more already."""
+        self.inc(*labels, by=max(0.0, total - self.value(*labels)))
+
     def value(self, *labels: str) -> float:
         """Returns the number so far; 0 for label values not seen yet."""
         return self._value_by_labels.get(labels, 0.0)
@@ -163,7 +167,6 @@ class Metrics:
             "kernel_writes", "Operations that changed something, by family of the dataplane.", "family"
         )
         self.kernel_reads = declare.count("kernel_reads", "Full reads of what is there, by family.", "family")
-        self.repairs = declare.count("repairs", "Times that something was not as written and was mended.", "family")
         self.foreign_changes = declare.count(
             "foreign_changes", "Changes of our objects by others, by family and program if known.", "family", "program"
         )
@@ -177,9 +180,8 @@ class Metrics:
         self.nft_list_calls = declare.count("nft_list_calls", "Listings of the table.")
         self.nft_list_errors = declare.count("nft_list_errors", "Listings that failed.")
         self.nft_chains = declare.gauge("nft_chains", "Chains in our table.")
-        self.nft_rules = declare.gauge("nft_rules", "Rules in our table.")
         self.nft_sets = declare.gauge("nft_sets", "Sets and maps in our table.")
-        self.route_table_num_routes = declare.gauge("route_table_num_routes", "Routes that are ours.", "table")
+        self.route_table_num_routes = declare.gauge("route_table_num_routes", "Routes that are ours.")
         self.conntrack_entries_removed = declare.count(
             "conntrack_entries_removed", "Tracked connections cut because their address is gone or closed."
         )
@@ -204,7 +206,6 @@ class Metrics:
 
     def _declare_process(self, declare: _Declaring) -> None:
         self.build_info = declare.gauge("build_info", "Always 1; carries the version of Felix.", "version")
-        self.feature = declare.gauge("feature", "1 if this kernel and its tools have the feature.", "feature")
         self.restart_wanted = declare.gauge("restart_wanted", "1 if a changed setting waits for a restart.")
         self.loop_lag_seconds = declare.gauge(
             "loop_lag_seconds", "By how much the last pulse of the event loop was late."

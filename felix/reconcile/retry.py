@@ -35,6 +35,10 @@ class RetryQueue(Generic[K]):
     def __len__(self) -> int:
         return len(self._due_at)
 
+    def is_waiting(self, key: K) -> bool:
+        """Whether `key` failed and is not due again yet, or due and not taken."""
+        return key in self._due_at
+
     def note_failed(self, key: K, now: float, fraction: float) -> float:
         """`key` failed once more; returns in how many seconds it is due again. `fraction`: jitter, 0 to 1."""
         self._failures[key] = self._failures.get(key, 0) + 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from felix.dataplane.bird.read import read_state
 from felix.dataplane.bird.types import BirdOptions, BirdOutcome, BirdState
 from felix.errors import FelixError, Problem
 from felix.reconcile.retry import BackOff
-
-log = logging.getLogger(__name__)
 
 _SETTLE_S = 0.05  # a burst of changed nodes costs one reconfiguration
 _LOOK_S = 5.0
@@ -59,14 +56,19 @@ class BirdKeeper:
         """Applies and looks until cancelled. A BIRD that is away or refuses concerns nobody but BIRD."""
         while True:
             wait_s = self._backoff.delay_s(self._failures, random.random()) if self._failures else _LOOK_S
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._changed.wait()
+            if await self._has_changed(wait_s):
                 await asyncio.sleep(_SETTLE_S)
                 self._changed.clear()
                 await self._apply()
-            except TimeoutError:
+            else:
                 await self._look()
+
+    async def _has_changed(self, within_s: float) -> bool:
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._changed.wait()
+        except TimeoutError:
+            return False
 
     async def _apply(self) -> None:
         if self._inputs is None:
@@ -75,7 +77,7 @@ class BirdKeeper:
         outcome = await apply_bird(self._place, context)
         self._digest = outcome.digest
         self._problems = (*left_out, *outcome.problems)
-        self._note(outcome.fault)
+        self._failures = self._failures + 1 if outcome.fault else 0
         self._on_report(BirdReport(await self._find_state(), outcome, outcome.fault, self._problems))
 
     async def _look(self) -> None:
@@ -92,10 +94,3 @@ class BirdKeeper:
             return await read_state(self._place.socket, self._place.timeout_s)
         except (FelixError, OSError):
             return None
-
-    def _note(self, fault: str) -> None:
-        if fault and not self._failures:
-            log.warning("BIRD: %s; policy and local routes are not concerned; tried again", fault)
-        if not fault and self._failures:
-            log.info("BIRD runs the wanted configuration again")
-        self._failures = self._failures + 1 if fault else 0

@@ -29,7 +29,7 @@ from felix.dataplane.netlink.message import (
 from felix.dataplane.netlink.read import NETLINK_GET_STRICT_CHK, SOL_NETLINK, DatagramReader, open_netlink
 from felix.errors import KernelRefused, PeerError, ResyncRequired
 
-_ANSWER_WAIT_S = 10
+ANSWER_WAIT_S = 10.0
 _ANSWER_BYTES = 2048  # what one answer takes of the receive buffer, with the kernel's overhead, rounded up
 _DUMP_ATTEMPTS = 10
 _TIMEVAL = struct.Struct("@ll")
@@ -45,11 +45,13 @@ class NetlinkSocket:
     The kernel works inside `send`: never call these methods on the event loop's thread.
     """
 
-    def __init__(self, protocol: int, buffer_bytes: int = 8 << 20) -> None:
+    def __init__(self, protocol: int, buffer_bytes: int = 8 << 20, answer_wait_s: float = ANSWER_WAIT_S) -> None:
         self._protocol = protocol
         self._socket = open_netlink(protocol, buffer_bytes)
         # Not settimeout(): it would also wait where MSG_DONTWAIT asks not to.
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(_ANSWER_WAIT_S, 0))
+        self._socket.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(int(answer_wait_s), int(answer_wait_s % 1 * 1e6))
+        )
         self._reader = DatagramReader(self._socket)
         self._sequence = 0
         self.port: int = self._socket.getsockname()[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from pathlib import Path
 
 from felix.errors import ResyncRequired
 
@@ -71,3 +72,14 @@ class DatagramReader:
                 raise
             if address[0] == 0:
                 return bytes(self._view[:size])
+
+
+def read_program(port: int) -> str:
+    """Returns the name of the program behind a netlink port, empty when it has ended or the port is not its pid.
+
+    The kernel gives the first netlink socket of a process its pid as port, and later ones any number above 2³¹.
+    """
+    try:
+        return Path(f"/proc/{port}/comm").read_text(errors="replace").rstrip("\n")
+    except OSError:
+        return ""

@@ -7,17 +7,21 @@ import concurrent.futures
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
-from felix.dataplane.netlink.apply import NetlinkSocket
+from felix.dataplane.netlink.apply import ANSWER_WAIT_S, NetlinkSocket
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class NetlinkWorker:
-    """One thread with one socket of `protocol`; calls run in it one after the other."""
+    """One thread with one socket of `protocol`; calls run in it one after the other.
 
-    def __init__(self, protocol: int, name: str) -> None:
+    answer_wait_s: how long the kernel may take to answer one request.
+    """
+
+    def __init__(self, protocol: int, name: str, answer_wait_s: float = ANSWER_WAIT_S) -> None:
         self._protocol = protocol
+        self._answer_wait_s = answer_wait_s
         self._executor = concurrent.futures.ThreadPoolExecutor(1, name)
         self._socket: NetlinkSocket | None = None
 
@@ -38,5 +42,5 @@ class NetlinkWorker:
 
     def _run(self, function: Callable[Concatenate[NetlinkSocket, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._socket is None:
-            self._socket = NetlinkSocket(self._protocol)
+            self._socket = NetlinkSocket(self._protocol, answer_wait_s=self._answer_wait_s)
         return function(self._socket, *args, **kwargs)

@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, TypeVar
 
 import nftables
@@ -53,10 +54,23 @@ _ERROR_CHARACTERS = 300
 _STALE = frozenset({errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.EBUSY})
 
 
+@dataclass(slots=True)
+class NftCalls:
+    """How often nf_tables was called and refused: transactions of structure, of elements, and listings."""
+
+    runs: int = 0
+    run_errors: int = 0
+    changes: int = 0
+    change_errors: int = 0
+    lists: int = 0
+    list_errors: int = 0
+
+
 class Kernel:
     """The real kernel, in the network namespace of the thread that makes it; only that thread may use it."""
 
-    def __init__(self) -> None:
+    def __init__(self, calls: NftCalls) -> None:
+        self._calls = calls
         try:
             self._tool = nftables.Nftables()
             self._socket = NetlinkSocket(NETLINK_NETFILTER)
@@ -78,19 +92,29 @@ class Kernel:
     def run(self, text: str) -> str:
         """See NftPort.run."""
         code, _, error = self._tool.cmd(text)
+        self._calls.runs += 1
+        self._calls.run_errors += code != 0
         return "" if code == 0 else _first_error(error) or f"libnftables: failed with {code}"
 
     def list_table(self) -> str:
         """See NftPort.list_table."""
         code, output, error = self._tool.cmd(f"list table inet {TABLE}")
+        self._calls.lists += 1
         if code == 0:
             return str(output)
         if "No such file or directory" in error:
             return ""
+        self._calls.list_errors += 1
         raise KernelRefused(f"nft: listing table inet {TABLE}: {_first_error(error)}")
 
     def change(self, changes: Sequence[SetChange]) -> list[RefusedChange]:
         """See NftPort.change."""
+        refused = self._change(changes)
+        self._calls.changes += 1
+        self._calls.change_errors += bool(refused)
+        return refused
+
+    def _change(self, changes: Sequence[SetChange]) -> list[RefusedChange]:
         messages, parts = pack_changes(changes)
         try:
             answers = self._socket.transact(messages)
@@ -139,6 +163,7 @@ class NftWorker:
         self._kernel: Kernel | None = None
         self._executor = concurrent.futures.ThreadPoolExecutor(1, "nft", initializer=enter or _nothing)
         self.thread_id = 0
+        self.calls = NftCalls()
 
     async def call(self, function: Callable[Concatenate[NftPort, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Returns what `function(kernel, …)` returned in the worker. A cancelled caller does not stop what has begun.
@@ -160,7 +185,7 @@ class NftWorker:
 
     def _run(self, function: Callable[Concatenate[NftPort, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._kernel is None:
-            self._kernel = Kernel()
+            self._kernel = Kernel(self.calls)
             self.thread_id = threading.get_native_id()
         return function(self._kernel, *args, **kwargs)
 

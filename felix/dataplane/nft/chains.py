@@ -33,6 +33,7 @@ class ChainBook:
         self._stale: dict[DirectedStack, None] = {}
         self._rendered_by_chain: dict[str, CompiledPolicy] = {}
         self._refused: dict[str, Lines] = {}
+        self.refusals_version = 0  # changes when chains are closed or opened again
         for name, lines in base.items():
             self._tracker.set_desired(name, lines)
 
@@ -100,6 +101,7 @@ class ChainBook:
     def close_chain(self, chain: str, lines: Lines) -> None:
         """`lines` were refused, `chain` now only drops, and it stays so until other lines are wanted."""
         self._refused[chain] = lines
+        self.refusals_version += 1
         self._tracker.note_present(chain, CLOSED)
         if self._tracker.desired.get(chain) == lines:
             self._tracker.set_desired(chain, CLOSED)
@@ -109,6 +111,7 @@ class ChainBook:
         for chain, lines in self._refused.items():
             if self._tracker.desired.get(chain) == CLOSED:
                 self._tracker.set_desired(chain, lines)
+        self.refusals_version += bool(self._refused)
         self._refused.clear()
 
     def closed_chains(self) -> Iterable[str]:
@@ -132,6 +135,7 @@ class ChainBook:
             lines = CLOSED
         elif refused is not None:
             del self._refused[chain]
+            self.refusals_version += 1
         self._tracker.set_desired(chain, lines)
 
     def _render_policy_chain(self, direction: str, key: ResourceKey) -> None:
@@ -159,7 +163,8 @@ class ChainBook:
             if not self._users_by_chain[chain]:
                 del self._users_by_chain[chain]
                 self._rendered_by_chain.pop(chain, None)
-                self._refused.pop(chain, None)
+                if self._refused.pop(chain, None) is not None:
+                    self.refusals_version += 1
                 self._tracker.drop_desired(chain)
         if used:
             self._chains_by_stack[directed] = tuple(used)

@@ -279,6 +279,22 @@ class NftPlan:
         names = self._members.believed(FROM_WORKLOAD)
         return tuple(name.rstrip(b"\0").decode(errors="surrogateescape") for name in names)
 
+    @property
+    def chains_count(self) -> int:
+        """How many chains the table has, as far as is known."""
+        return len(self._chains.tracker.believed)
+
+    @property
+    def sets_count(self) -> int:
+        """How many sets and maps the table has, as far as is known."""
+        return sum(kind != "counter" for kind, _ in self._objects.believed)
+
+    def is_unclaimed(self, interface: str) -> bool:
+        """Whether it is an interface for workloads, and no endpoint is led to by it."""
+        return interface.startswith(self._config.interface_prefixes) and not self._members.is_there(
+            CLAIMED, name_key(interface)
+        )
+
     def is_servable(self, endpoint: LocalEndpoint) -> bool:
         """Whether the endpoint's interface can be a workload's, by its name; any other is none of ours."""
         return not self._why_unusable(endpoint)

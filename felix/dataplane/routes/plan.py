@@ -216,6 +216,10 @@ class RoutePlan:
         """What the kernel did not take, and why; a live view."""
         return MappingProxyType(self._refusal_by_key)
 
+    def find_refusal(self, net: Net) -> Refusal | None:
+        """Returns why the kernel does not take the route of an address, None if it has not refused it."""
+        return self._refusal_by_key.get(self._key_of(net))
+
     def is_routed(self, net: Net) -> bool:
         """Whether a route is wanted for the address of an endpoint, and is believed to stand as wanted."""
         key = self._key_of(net)
@@ -229,7 +233,7 @@ class RoutePlan:
 
     @property
     def routes(self) -> DeltaTracker[RouteKey, tuple[RouteValue, ...]]:
-        """The tracker, to be looked at (metrics, `felix plan`), not changed."""
+        """The tracker, to be looked at (metrics), not changed."""
         return self._routes
 
     # Wants, from claims and links

@@ -15,9 +15,14 @@ GROUPS = (RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE)
 
 def feed(plan: RoutePlan, datagram: bytes) -> bool:
     """The plan knows what the datagram says; returns whether that leaves something to do. Skips other messages."""
-    if len(datagram) < HEADER.size or HEADER.unpack_from(datagram)[1] not in (RTM_NEWROUTE, RTM_DELROUTE):
+    if not is_route_datagram(datagram):
         return False
     is_concerned = False
     for event in parse_route_events(datagram, plan.config):
         is_concerned |= plan.on_route(event)
     return is_concerned
+
+
+def is_route_datagram(datagram: bytes) -> bool:
+    """Whether the datagram is about routes; one is never about routes and something else."""
+    return len(datagram) >= HEADER.size and HEADER.unpack_from(datagram)[1] in (RTM_NEWROUTE, RTM_DELROUTE)

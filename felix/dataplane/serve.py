@@ -1,0 +1,185 @@
+"""The kernel as the driver sees it: what it can be asked, what it tells unasked, and in which threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from felix.dataplane.conntrack.apply import apply_conntrack
+from felix.dataplane.conntrack.plan import ConntrackPlanned
+from felix.dataplane.conntrack.types import ConntrackResult
+from felix.dataplane.links.apply import apply_links
+from felix.dataplane.links.read import parse_link_events, read_links, read_neighbours
+from felix.dataplane.links.types import (
+    Link,
+    LinkConfig,
+    LinkEvent,
+    LinkPlanned,
+    LinkResult,
+    NeighbourKey,
+    NeighbourValue,
+)
+from felix.dataplane.links.watch import GROUPS as LINK_GROUPS
+from felix.dataplane.netlink.message import NETLINK_NETFILTER, NETLINK_ROUTE
+from felix.dataplane.netlink.serve import NetlinkWorker
+from felix.dataplane.netlink.watch import NetlinkWatch
+from felix.dataplane.nft.apply import NftCalls, NftWorker, apply_cleanup, apply_fill, apply_structure
+from felix.dataplane.nft.read import read_table
+from felix.dataplane.nft.types import ApplyResult, CleanupPlan, Culprit, FillPlan, KernelTable, StructurePlan
+from felix.dataplane.nft.watch import NftWatch
+from felix.dataplane.routes.apply import apply_routes
+from felix.dataplane.routes.read import parse_route_events, read_routes
+from felix.dataplane.routes.types import RouteConfig, RouteEvent, RouteKey, RoutePlanned, RouteResult, RouteValue
+from felix.dataplane.routes.watch import GROUPS as ROUTE_GROUPS
+from felix.dataplane.routes.watch import is_route_datagram
+from felix.errors import EnvironmentFault
+
+
+@dataclass(frozen=True, slots=True)
+class KernelNews:
+    """Who is told what, on the loop's thread; all must be quick.
+
+    on_links, on_routes: what one datagram announced, in order. on_lost: events of links and routes were dropped.
+    on_foreign_table: somebody else changed our table.
+    """
+
+    on_links: Callable[[Sequence[LinkEvent]], None]
+    on_routes: Callable[[Sequence[RouteEvent]], None]
+    on_lost: Callable[[], None]
+    on_foreign_table: Callable[[Culprit], None]
+
+
+class HostState(NamedTuple):
+    """What one read of links and routes found."""
+
+    links: Sequence[Link]
+    neighbours: Sequence[tuple[NeighbourKey, NeighbourValue]]
+    routes: Sequence[tuple[RouteKey, RouteValue]]
+
+
+class KernelPort(Protocol):
+    """What the driver needs of a kernel: the real one below, or the fake one of the tests.
+
+    Each call is one step in a thread; a cancelled caller does not stop what has begun. All but `close` and `flush`
+    raise FelixError or OSError when it is not known what became of it: read again.
+    """
+
+    async def open(self, news: KernelNews) -> int:
+        """News are told from now on; returns the netlink port by which own route and link events are known."""
+
+    async def close(self) -> None:
+        """No news come any more, and what had begun has ended."""
+
+    async def read_table(self) -> KernelTable:
+        """Returns the own table."""
+
+    async def read_host(self) -> HostState:
+        """Returns interfaces, own neighbours and own routes."""
+
+    async def apply_fill(self, plan: FillPlan) -> ApplyResult:
+        """See `nft.apply.apply_fill`."""
+
+    async def apply_structure(self, plan: StructurePlan) -> ApplyResult:
+        """See `nft.apply.apply_structure`."""
+
+    async def apply_cleanup(self, plan: CleanupPlan) -> ApplyResult:
+        """See `nft.apply.apply_cleanup`."""
+
+    async def apply_routes(self, planned: RoutePlanned) -> RouteResult:
+        """See `routes.apply.apply_routes`."""
+
+    async def apply_links(self, planned: LinkPlanned) -> LinkResult:
+        """See `links.apply.apply_links`."""
+
+    async def flush(self, planned: ConntrackPlanned) -> ConntrackResult:
+        """See `conntrack.apply.apply_conntrack`; raises nothing."""
+
+
+class HostKernel:
+    """The kernel of this process's network namespace; implements KernelPort with one thread per kernel interface."""
+
+    def __init__(self, routes: RouteConfig, links: LinkConfig, answer_wait_s: float) -> None:
+        self._route_config = routes
+        self._link_config = links
+        self._nft = NftWorker()
+        self._netlink = NetlinkWorker(NETLINK_ROUTE, "netlink", answer_wait_s)
+        self._conntrack = NetlinkWorker(NETLINK_NETFILTER, "conntrack", answer_wait_s)
+        self._watch: NetlinkWatch | None = None
+        self._nft_watch: NftWatch | None = None
+        self._news: KernelNews | None = None
+
+    @property
+    def nft_calls(self) -> NftCalls:
+        """How often nf_tables was called."""
+        return self._nft.calls
+
+    async def open(self, news: KernelNews) -> int:
+        """See KernelPort.open. Raises EnvironmentFault when the kernel cannot be worked with."""
+        self._news = news
+        self._watch = NetlinkWatch(NETLINK_ROUTE, (*LINK_GROUPS, *ROUTE_GROUPS), self._on_datagram, news.on_lost)
+        self._nft_watch = NftWatch(news.on_foreign_table)
+        try:
+            self._watch.open()
+            self._nft_watch.open()
+            return await self._netlink.open()
+        except OSError as error:
+            reason = f"the kernel's netlink: {error.strerror}; Felix needs root, or CAP_NET_ADMIN at least"
+            raise EnvironmentFault(reason) from error
+
+    async def close(self) -> None:
+        """See KernelPort.close."""
+        for watch in (self._watch, self._nft_watch):
+            if watch is not None:
+                watch.close()
+        self._nft.close()
+        self._netlink.close()
+        self._conntrack.close()
+
+    async def read_table(self) -> KernelTable:
+        """See KernelPort.read_table."""
+        return await self._nft.call(read_table)
+
+    async def read_host(self) -> HostState:
+        """See KernelPort.read_host."""
+        return await self._netlink.call(
+            lambda socket: HostState(
+                read_links(socket),
+                read_neighbours(socket, self._link_config),
+                read_routes(socket, self._route_config),
+            )
+        )
+
+    async def apply_fill(self, plan: FillPlan) -> ApplyResult:
+        """See KernelPort.apply_fill."""
+        return await self._nft.call(apply_fill, plan)
+
+    async def apply_structure(self, plan: StructurePlan) -> ApplyResult:
+        """See KernelPort.apply_structure."""
+        return await self._nft.call(apply_structure, plan)
+
+    async def apply_cleanup(self, plan: CleanupPlan) -> ApplyResult:
+        """See KernelPort.apply_cleanup."""
+        return await self._nft.call(apply_cleanup, plan)
+
+    async def apply_routes(self, planned: RoutePlanned) -> RouteResult:
+        """See KernelPort.apply_routes."""
+        return await self._netlink.call(apply_routes, self._route_config, planned)
+
+    async def apply_links(self, planned: LinkPlanned) -> LinkResult:
+        """See KernelPort.apply_links."""
+        return await self._netlink.call(apply_links, self._link_config, planned)
+
+    async def flush(self, planned: ConntrackPlanned) -> ConntrackResult:
+        """See KernelPort.flush."""
+        try:
+            return await self._conntrack.call(apply_conntrack, planned)
+        except OSError as error:
+            return ConntrackResult(0, f"the kernel's netfilter netlink: {error.strerror}")
+
+    def _on_datagram(self, datagram: bytes) -> None:
+        assert self._news is not None
+        if links := list(parse_link_events(datagram, self._link_config)):
+            self._news.on_links(links)
+        if is_route_datagram(datagram) and (routes := list(parse_route_events(datagram, self._route_config))):
+            self._news.on_routes(routes)
