@@ -88,8 +88,9 @@ def judge(document: object) -> Judgement:
     shape = list(find_shape_flaws(plain, type_of(wanted), is_strict=True))
     unknown = [flaw for flaw in shape if flaw.reason.startswith("unknown field")]
     known = {flaw.path for flaw in errors}
-    errors += [flaw for flaw in shape if flaw not in unknown and flaw.path not in known]
-    if len(errors) > len(known) or any("ingress" in flaw.path or "egress" in flaw.path for flaw in unknown):
+    misfits = [flaw for flaw in shape if flaw not in unknown]
+    errors += [flaw for flaw in misfits if flaw.path not in known]
+    if misfits or any("ingress" in flaw.path or "egress" in flaw.path for flaw in unknown):
         return Judgement(errors, unknown, warnings, None)
     record: ResourceRecord = msgspec.convert(plain, wanted)
     for flaw in _find_record_flaws(record):

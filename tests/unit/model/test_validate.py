@@ -159,3 +159,9 @@ def test_judging_does_not_change_the_document() -> None:
     before = repr(document)
     judge(document)
     assert repr(document) == before
+
+
+def test_namespace_that_is_no_text_is_refused_for_a_kind_that_has_none() -> None:
+    document = {"apiVersion": "projectcalico.org/v3", "kind": "BGPConfiguration", "spec": {}}
+    (problem,) = validate({**document, "metadata": {"name": "default", "namespace": False}})
+    assert problem.field == "metadata.namespace"
