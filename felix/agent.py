@@ -7,6 +7,7 @@ etcd ─▶ watch ─▶ mailbox ─▶ intake (decode, calculate) ─▶ driver
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import importlib.metadata
 import logging
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
+from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
 
@@ -42,6 +44,7 @@ from felix.datastore.watch import DatastoreWatch
 from felix.errors import EnvironmentFault
 from felix.intake import Intake
 from felix.model.keys import WATCH_END, WATCH_START
+from felix.model.net import Net, parse_address
 from felix.obs.health import Health, Verdict
 from felix.obs.log import LogControl, LogCounts
 from felix.obs.metrics import Metrics
@@ -86,7 +89,7 @@ class Agent:
         self._sources = (*load_local(config_file), host_source())  # once: edits of the file are for the next start
         self._logs = logs
         self._metrics = Metrics(CollectorRegistry(), has_process_metrics=settings.prometheus_process_metrics_enabled)
-        self._intake = Intake(settings.felix_hostname)
+        self._intake = Intake(settings.felix_hostname, _reserved_addresses(settings))
         self._report = AgentReport(self._metrics, self._intake)
         self._client = EtcdClient(_etcd_settings(settings))
         self._mailbox = Mailbox()
@@ -418,6 +421,16 @@ def _find_version() -> str:
         return importlib.metadata.version("felix")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def _reserved_addresses(settings: Settings) -> list[Net]:
+    """Returns addresses that a workload must not draw to itself: its gateway's, and etcd's where they are literal."""
+    hosts = ["169.254.1.1", *(urlsplit(url).hostname or "" for url in settings.etcd_urls)]
+    found = []
+    for host in hosts:
+        with contextlib.suppress(ValueError):  # a name
+            found.append(parse_address(host))
+    return found
 
 
 def _etcd_settings(settings: Settings) -> EtcdSettings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from felix.calc.graph import CalcGraph
@@ -11,6 +11,7 @@ from felix.model.codec import decode
 from felix.model.endpoints import ProfileSpec
 from felix.model.keys import Key, ResourceKey, format_key, parse_key
 from felix.model.metadata import Metadata
+from felix.model.net import Net
 from felix.model.records import ClusterInformation, FelixConfiguration, Profile, Record, Rule, WorkloadEndpoint
 
 _DEFAULT_ALLOW = ResourceKey("Profile", "", "projectcalico-default-allow")
@@ -35,11 +36,12 @@ class EndpointIdentity(NamedTuple):
 class Intake:
     """Feeds a calculation graph; remembers what the agent itself needs of the records.
 
-    identities: of this host's workload endpoints. configurations: `spec` of each FelixConfiguration, by name.
+    reserved: addresses that no workload may have. identities: of this host's workload endpoints.
+    configurations: `spec` of each FelixConfiguration, by name.
     """
 
-    def __init__(self, hostname: str) -> None:
-        self.graph = CalcGraph(hostname)
+    def __init__(self, hostname: str, reserved: Iterable[Net] = ()) -> None:
+        self.graph = CalcGraph(hostname, reserved)
         self.identities: dict[ResourceKey, EndpointIdentity] = {}
         self.configurations: dict[str, Mapping[str, object]] = {}
         self.is_datastore_ready = True

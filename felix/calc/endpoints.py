@@ -14,6 +14,8 @@ from felix.errors import Problem
 from felix.model.keys import Key, ResourceKey, format_key
 from felix.model.net import Net
 
+WORKLOAD = "WorkloadEndpoint"
+
 
 class EndpointSpec(NamedTuple):
     """What the record of a local endpoint asks for; fields as in `LocalEndpoint`.
@@ -57,6 +59,15 @@ class LocalEndpoints:
         self._dirty[key] = None
         self._dirty.update(dict.fromkeys(self._interfaces.set_claims(key, _find_interfaces(spec))))
 
+    def reserve(self, owner: ResourceKey, addresses: Iterable[Net]) -> None:
+        """No endpoint gets any of `addresses` as long as `owner`, which is no endpoint, has them.
+
+        A workload that could claim the address of another host, of the gateway or of the datastore would draw their
+        traffic. The kind of `owner` sorts before that of endpoints, so it wins whatever came first.
+        """
+        touched = self._addresses.set_claims(owner, addresses)
+        self._dirty.update((key, None) for key in touched if key.kind == WORKLOAD)
+
     def settle(self) -> None:
         """Results and matches follow everything that was set; costs what changed."""
         for key in list(self._dirty):
@@ -67,7 +78,8 @@ class LocalEndpoints:
                 self._matches.drop_endpoint(key)
             # Addresses are claimed only through an interface that is owned; interfaces do not depend on addresses,
             # so one round finds everybody whose addresses changed hands.
-            self._dirty.update(dict.fromkeys(self._addresses.set_claims(key, spec.addresses if spec else ())))
+            touched = self._addresses.set_claims(key, spec.addresses if spec else ())
+            self._dirty.update((other, None) for other in touched if other.kind == WORKLOAD)
         self._dirty.update(self._matches.pop_touched())
         dirty, self._dirty = self._dirty, {}
         for key in dirty:
@@ -145,5 +157,7 @@ def _find_interfaces(spec: EndpointSpec | None) -> tuple[str, ...]:
 
 
 def _make_claim_problem(key: ResourceKey, field: str, value: str, owner: ResourceKey) -> Problem:
+    if owner.kind != WORKLOAD:
+        return Problem(format_key(key), field, value, f"is an address of {owner}, which no workload may have")
     reason = f"belongs to {owner}, which names it too and has the lower key; remove it from one of them"
     return Problem(format_key(key), field, value, reason)

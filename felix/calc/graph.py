@@ -8,6 +8,8 @@ What comes out depends on what is there, not on the order in which it came.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from felix.calc.address_sets import AddressSets
 from felix.calc.bgp import BGP_KINDS, BgpBoard, BgpInputs
 from felix.calc.changes import ChangeLog
@@ -15,7 +17,7 @@ from felix.calc.desired import DesiredDelta
 from felix.calc.endpoints import LocalEndpoints
 from felix.calc.matches import PolicyMatches
 from felix.calc.rules import ActiveRules
-from felix.calc.sources import place_policy, read_endpoint, read_nets
+from felix.calc.sources import place_policy, read_endpoint, read_nets, read_node_addresses
 from felix.calc.stats import CalcStats, ClusterTally
 from felix.errors import Problem
 from felix.model.keys import AffinityKey, Key, ResourceKey
@@ -27,6 +29,7 @@ from felix.model.records import (
     HostEndpoint,
     NetworkPolicy,
     NetworkSet,
+    Node,
     Profile,
     Record,
     Tier,
@@ -37,9 +40,12 @@ from felix.policy.scope import endpoint_labels, host_endpoint_labels, network_se
 
 
 class CalcGraph:
-    """The desired state of host `hostname`, kept up to date with the records of the cluster."""
+    """The desired state of host `hostname`, kept up to date with the records of the cluster.
 
-    def __init__(self, hostname: str) -> None:
+    reserved: addresses besides those of nodes that no workload may have, such as the datastore's and the gateway's.
+    """
+
+    def __init__(self, hostname: str, reserved: Iterable[Net] = ()) -> None:
         self._hostname = hostname
         self._problems: ChangeLog[Key, tuple[Problem, ...]] = ChangeLog()
         self._sets = AddressSets()
@@ -49,6 +55,7 @@ class CalcGraph:
         self._blocks: ChangeLog[Net, bool] = ChangeLog()
         self._bgp = BgpBoard(hostname)
         self._tally = ClusterTally()
+        self._endpoints.reserve(ResourceKey("Host", "", hostname), reserved)
 
     def on_update(self, key: Key, record: Record | None, revision: int = 0) -> None:
         """`record` is stored under `key` at etcd mod revision `revision`; None: nothing usable is.
@@ -132,6 +139,8 @@ class CalcGraph:
                 self._on_tier(key, record if isinstance(record, Tier) else None)
             case kind if kind in BGP_KINDS:
                 self._bgp.set_record(key, record)
+                if kind == "Node":
+                    self._endpoints.reserve(key, read_node_addresses(record) if isinstance(record, Node) else ())
 
     def _on_workload(self, key: ResourceKey, record: WorkloadEndpoint | None, revision: int) -> None:
         if record is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from felix.calc.matches import Placement
 from felix.errors import Problem, shorten
 from felix.model.keys import ResourceKey, format_key
 from felix.model.net import Net, parse_address, parse_net
-from felix.model.records import GlobalNetworkPolicy, NetworkPolicy, WorkloadEndpoint
+from felix.model.records import GlobalNetworkPolicy, NetworkPolicy, Node, WorkloadEndpoint
 from felix.policy.order import policy_sort_key
 from felix.policy.scope import endpoint_labels, policy_selector
 from felix.selector.parse import SelectorError
@@ -55,6 +56,20 @@ def read_endpoint(key: ResourceKey, record: WorkloadEndpoint, read: NetsRead, re
         mac = ""
     labels, profiles = endpoint_labels(record), record.spec.profiles
     return EndpointSpec(interface, read.nets, mac or None, labels, profiles, revision, tuple(problems))
+
+
+def read_node_addresses(record: Node) -> tuple[Net, ...]:
+    """Returns every address that a node says is its own; texts that are no address are left out."""
+    spec = record.spec
+    texts = [address.address for address in spec.addresses]
+    texts += [spec.ipv4_vxlan_tunnel_addr, spec.ipv6_vxlan_tunnel_addr]
+    if spec.bgp is not None:
+        texts += [spec.bgp.ipv4_address, spec.bgp.ipv6_address, spec.bgp.ipv4_ipip_tunnel_addr]
+    nets = []
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            nets.append(parse_address(text.partition("/")[0]))
+    return tuple(nets)
 
 
 def place_policy(key: ResourceKey, record: GlobalNetworkPolicy | NetworkPolicy) -> Placement | Problem | None:
