@@ -23,7 +23,7 @@ from felix.dataplane.conntrack.plan import ConntrackPlan, ConntrackPlanned
 from felix.dataplane.cycle import Cycle
 from felix.dataplane.endpoints import EndpointBoard
 from felix.dataplane.links.plan import LinkPlan
-from felix.dataplane.links.types import Link, LinkConfig, LinkEvent, LinkGone
+from felix.dataplane.links.types import Link, LinkConfig, LinkEvent, LinkGone, NeighbourEvent, SettingEvent
 from felix.dataplane.netlink.read import read_program
 from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.types import ApplyResult, Culprit, NftConfig, SetChange
@@ -250,24 +250,30 @@ class Driver:
             self._links.mark_unknown()
 
     def _on_links(self, events: Sequence[LinkEvent]) -> None:
+        is_news = False
         for event in events:
             self._links.on_event(event)
-            if isinstance(event, Link):
-                self._routes.on_link(event.index, event.name, event.is_up)
-            elif isinstance(event, LinkGone):
-                self._routes.on_link_gone(event.index)
-        self._wake_if_needed()
+            match event:
+                case Link(index, name, is_up):
+                    self._routes.on_link(index, name, is_up)
+                    is_news = True
+                case LinkGone(index):
+                    self._routes.on_link_gone(index)
+                    is_news = True
+                case NeighbourEvent():
+                    is_news |= event.port != self._links.write_port
+                case SettingEvent():
+                    is_news |= not event.is_as_wanted
+        is_settled = self._links.is_settled and self._routes.is_settled
+        if self._board.has_link_news() or (is_news and not is_settled):
+            self._wake.set()
 
     def _on_routes(self, events: Sequence[RouteEvent]) -> None:
         for event in events:
-            self._routes.on_route(event)
+            if self._routes.on_route(event):  # echoes of own writes are not: a cycle that gets nowhere would go on
+                self._wake.set()
         for port in self._routes.pop_foreign_ports() - self._program_by_port.keys():
             self._program_by_port[port] = read_program(port)  # now: it may end any moment
-        self._wake_if_needed()
-
-    def _wake_if_needed(self) -> None:
-        if not (self._links.is_settled and self._routes.is_settled) or self._board.has_link_news():
-            self._wake.set()
 
     def _on_lost(self) -> None:
         self._note_lost(ROUTES)

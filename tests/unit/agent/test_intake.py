@@ -75,5 +75,19 @@ def test_configurations_and_the_ready_flag_are_kept_for_the_agent() -> None:
     assert intake.is_datastore_ready
 
 
+def test_configuration_that_becomes_unreadable_goes_on_to_say_what_it_said() -> None:
+    intake = Intake("h1")
+    configuration = format_key(ResourceKey("FelixConfiguration", "", "default"))
+    information = format_key(ResourceKey("ClusterInformation", "", "default"))
+    intake.on_update(configuration, stored("FelixConfiguration", {"logSeverityScreen": "Debug"}), 1)
+    intake.on_update(information, stored("ClusterInformation", {"datastoreReady": False}), 2)
+    intake.on_update(configuration, b"{", 3)
+    intake.on_update(information, b"{", 4)
+    assert intake.configurations == {"default": {"logSeverityScreen": "Debug"}}
+    assert not intake.is_datastore_ready
+    intake.on_update(configuration, None, 5)
+    assert intake.configurations == {}
+
+
 def test_key_of_no_known_kind_is_ignored() -> None:
     assert Intake("h1").on_update("/calico/ipam/v2/handle/x", b"{", 1) == ""

@@ -1,9 +1,13 @@
 """Metrics: Calico's names are exposed exactly, each is documented, one registry does not know of another."""
 
+import re
+from pathlib import Path
+
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge, Histogram, Summary
 from prometheus_client.exposition import generate_latest
 
+import felix
 from felix.obs.metrics import Count, Metrics, render_metrics
 
 
@@ -64,3 +68,15 @@ def test_every_metric_is_an_attribute_and_in_the_document() -> None:
     for row in metrics.rows:
         assert f"| `{row.name}` |" in document
         assert row.text.endswith(".")
+
+
+def test_every_metric_is_used_by_somebody() -> None:
+    package = Path(felix.__file__).parent
+    sources = [path for path in package.rglob("*.py") if path.name != "metrics.py"]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    metrics = Metrics()
+    attributes = [
+        name for name, value in vars(metrics).items() if isinstance(value, Count | Gauge | Histogram | Summary)
+    ]
+    assert len(attributes) == len(metrics.rows)
+    assert [name for name in attributes if not re.search(rf"metrics\.{name}\b", text)] == []

@@ -1,0 +1,214 @@
+"""A whole kernel for the driver: fake nf_tables, fake routes and interfaces, a log of steps, and failures at will."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from felix.calc.desired import DesiredDelta, LocalEndpoint
+from felix.clock import monotonic_s
+from felix.dataplane.conntrack.plan import ConntrackPlanned
+from felix.dataplane.conntrack.types import ConntrackResult
+from felix.dataplane.cycle import Cycle, EndpointCondition
+from felix.dataplane.driver import Driver, DriverConfig
+from felix.dataplane.links.types import Link, LinkConfig, LinkGone, LinkPlanned, LinkResult
+from felix.dataplane.nft.apply import apply_cleanup, apply_fill, apply_structure
+from felix.dataplane.nft.base import FROM_WORKLOAD
+from felix.dataplane.nft.elements import name_key
+from felix.dataplane.nft.read import read_table
+from felix.dataplane.nft.types import ApplyResult, CleanupPlan, FillPlan, KernelTable, StructurePlan
+from felix.dataplane.routes.types import RouteEvent, RoutePlanned, RouteResult
+from felix.dataplane.serve import HostState, KernelNews
+from felix.model.keys import ResourceKey
+from felix.model.net import parse_address
+from tests.model.fake_nft import FakeNft
+from tests.unit.routes.fake_kernel import OWN_PORT, FakeKernel
+
+WRITES = ("fill", "structure", "cleanup", "routes", "links", "flush")
+READS = ("read_host", "read_table")
+
+
+class FakeWorld:
+    """Implements KernelPort. steps: what was asked, in order, failed attempts included.
+
+    failures_by_step: raised by the next calls of a step. before_step: called with each step's name before it happens.
+    after_routes: called after routes were written, before the driver knows what became of them.
+    flushing: while it is not set, a flush does not end.
+    """
+
+    def __init__(self) -> None:
+        self.nft = FakeNft()
+        self.host = FakeKernel()
+        self.steps: list[str] = []
+        self.flushed: list[ConntrackPlanned] = []
+        self.failures_by_step: dict[str, list[Exception]] = {}
+        self.before_step: Callable[[str], None] = lambda step: None
+        self.after_routes: Callable[[], None] = lambda: None
+        self.flushing = asyncio.Event()
+        self.flushing.set()
+        self.news: KernelNews | None = None
+
+    @property
+    def writes(self) -> list[str]:
+        """The steps that were not reads."""
+        return [step for step in self.steps if step in WRITES]
+
+    def is_open(self, interface: str) -> bool:
+        """Whether nf_tables leads the interface's packets to a policy."""
+        return self.nft.table is not None and name_key(interface) in self.nft.table.elements.get(FROM_WORKLOAD, {})
+
+    def has_route(self, address: str) -> bool:
+        """Whether there is a route of ours for the address."""
+        wanted = parse_address(address)
+        return any(key.net == wanted and any(one.is_ours for one in held) for key, held in self.host.table.items())
+
+    def set_link(self, index: int, name: str | None, is_up: bool = True) -> None:
+        """The interface is so from now on, and the driver hears of it."""
+        self.host.set_link(index, name, is_up)
+        self.deliver()
+
+    def deliver(self) -> None:
+        """The driver hears all that happened."""
+        while self.host.queue and self.news is not None:
+            event = self.host.queue.popleft()
+            if isinstance(event, RouteEvent):
+                if event.is_ours or event.is_replace:
+                    self.news.on_routes([event])
+            elif event.name is None:
+                self.news.on_links([LinkGone(event.link)])
+            else:
+                self.news.on_links([Link(event.link, event.name, event.is_up, event.is_up, b"")])
+
+    # --- KernelPort ---
+
+    async def open(self, news: KernelNews) -> int:
+        self.host.queue.clear()
+        self.news = news
+        return OWN_PORT
+
+    async def close(self) -> None:
+        self.news = None
+
+    async def read_table(self) -> KernelTable:
+        await self._begin("read_table")
+        return read_table(self.nft)
+
+    async def read_host(self) -> HostState:
+        await self._begin("read_host")
+        links = [Link(index, name, is_up, is_up, b"") for index, (name, is_up) in self.host.links.items()]
+        return HostState(links, [], self.host.read())
+
+    async def apply_fill(self, plan: FillPlan) -> ApplyResult:
+        await self._begin("fill")
+        return apply_fill(self.nft, plan)
+
+    async def apply_structure(self, plan: StructurePlan) -> ApplyResult:
+        await self._begin("structure")
+        return apply_structure(self.nft, plan)
+
+    async def apply_cleanup(self, plan: CleanupPlan) -> ApplyResult:
+        await self._begin("cleanup")
+        return apply_cleanup(self.nft, plan)
+
+    async def apply_routes(self, planned: RoutePlanned) -> RouteResult:
+        await self._begin("routes")
+        result = self.host.apply(planned)
+        self.deliver()
+        self.after_routes()
+        return result
+
+    async def apply_links(self, planned: LinkPlanned) -> LinkResult:
+        await self._begin("links")
+        return LinkResult({}, (), (None,) * len(planned.neighbours), (None,) * len(planned.stale_neighbours))
+
+    async def flush(self, planned: ConntrackPlanned) -> ConntrackResult:
+        await self._begin("flush")
+        await self.flushing.wait()
+        self.flushed.append(planned)
+        return ConntrackResult(len(planned))
+
+    async def _begin(self, step: str) -> None:
+        await asyncio.sleep(0)  # as a thread would: others run meanwhile
+        self.steps.append(step)
+        self.before_step(step)
+        if failures := self.failures_by_step.get(step):
+            raise failures.pop(0)
+
+
+class Rig:
+    """A driver on a fake world. cycles: all so far. foreign: what was told of others' changes."""
+
+    def __init__(self, world: FakeWorld) -> None:
+        self.world = world
+        self.cycles: list[Cycle] = []
+        self.foreign: list[tuple[str, str]] = []
+        config = DriverConfig(links=LinkConfig(has_host_forwarding=False))
+        self.driver = Driver(config, world, self.cycles.append, lambda *who: self.foreign.append(who))
+        self.revision = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, *endpoints: LocalEndpoint) -> None:
+        """The driver has started, and works on these endpoints."""
+        await self.driver.start()
+        self.want(*endpoints)
+        self.driver.on_in_sync()
+        self.run()
+
+    def run(self) -> None:
+        """The driver's loop runs from now on."""
+        self._task = asyncio.create_task(self.driver.run())
+
+    async def stop(self) -> None:
+        """The driver is gone; raises what ended it before."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        await self.driver.close()
+
+    def want(self, *endpoints: LocalEndpoint, without: LocalEndpoint | None = None) -> None:
+        """These endpoints are wanted too, and one is not any more."""
+        delta = DesiredDelta()
+        delta.endpoints.update({one.key: one for one in endpoints})
+        if without is not None:
+            delta.endpoints[without.key] = None
+        self.tell(delta)
+
+    def tell(self, delta: DesiredDelta) -> None:
+        """Desired state changes."""
+        self.revision += 1
+        self.driver.on_delta(delta, self.revision, monotonic_s())
+
+    def condition(self, endpoint: LocalEndpoint) -> EndpointCondition | None:
+        """How the endpoint stands, None if it is not known."""
+        return self.condition_of(endpoint.key)
+
+    def condition_of(self, key: ResourceKey) -> EndpointCondition | None:
+        """How the endpoint of that key stands, None if it is not known."""
+        report = self.driver.board.reports.get(key)
+        return None if report is None else report.condition
+
+    async def until(self, is_so: Callable[[], bool], within_s: float = 5.0) -> None:
+        """Waits until it is so."""
+        async with asyncio.timeout(within_s):
+            while not is_so():
+                if self._task is not None and self._task.done():
+                    self._task.result()
+                await asyncio.sleep(0.001)
+
+    async def until_up(self, *endpoints: LocalEndpoint) -> None:
+        """Waits until all is in the kernel and these endpoints are up."""
+        await self.until(
+            lambda: (
+                all(self.condition(one) is EndpointCondition.UP for one in endpoints)
+                and self.cycles[-1].is_settled
+                and self.cycles[-1].revision == self.revision
+            )
+        )
+
+    def problems(self) -> Iterator[dict[str, str]]:
+        """Yields the problems of each cycle that told of some or of their end: reasons by key."""
+        for cycle in self.cycles:
+            if cycle.problems is not None:
+                yield {str(key): problem.reason for key, problem in cycle.problems.items()}
