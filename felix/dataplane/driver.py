@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 
 NFT, ROUTES, LINKS = "nft", "routes", "links"
 _FAMILIES = (NFT, ROUTES, LINKS)
-_APPLY_INTERVAL_S = 0.01
-_APPLY_BURST = 10
+_APPLY_INTERVAL_S = 0.005
+_APPLY_BURST = 20
 _PATIENCE_CYCLES = 10  # in a row that write and still leave something to do, before waits come in between
 
 
