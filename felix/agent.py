@@ -58,9 +58,8 @@ log = logging.getLogger(__name__)
 _SLICE_UPDATES = 200  # decoded before the loop breathes
 _SLICE_POLICIES = 50
 _PENDING_LIMIT_S = 10.0
-_HOLD_LOOK_S = 1.0
 _PULSE_S = 1.0
-_SIGN_OF_LIFE_S = 10.0  # of the feed, when nothing comes
+_SIGN_OF_LIFE_S = 0.5  # of the feed when nothing comes; shorter than any sensible timeout of a component
 _DOORS = ("health", "metrics")
 _CONSENT = "confirm-deletion"  # a file in the run directory
 
@@ -233,7 +232,7 @@ class Agent:
     async def _next_batch(self) -> Batch | None:
         """Waits for mail, but not for ever; while a deletion is held, no mail counts as mail."""
         try:
-            async with asyncio.timeout(_SIGN_OF_LIFE_S if self._report.hold is None else _HOLD_LOOK_S):
+            async with asyncio.timeout(_SIGN_OF_LIFE_S):
                 return await self._mailbox.take()
         except TimeoutError:
             return None if self._report.hold is None else self._mailbox.take_now()

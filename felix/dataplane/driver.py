@@ -40,6 +40,7 @@ NFT, ROUTES, LINKS = "nft", "routes", "links"
 _FAMILIES = (NFT, ROUTES, LINKS)
 _APPLY_INTERVAL_S = 0.005
 _APPLY_BURST = 20
+_SIGN_OF_LIFE_S = 0.5
 _PATIENCE_CYCLES = 10  # in a row that write and still leave something to do, before waits come in between
 
 
@@ -209,11 +210,12 @@ class Driver:
     # --- What wakes a cycle ---
 
     async def _wait_for_work(self) -> None:
-        """Waits for a change, a retry or a refresh that is due; says every few seconds that the loop is alive."""
+        """Waits for a change, a retry or a refresh that is due; says now and then that the loop is alive."""
         while not self._wake.is_set():
             now = monotonic_s()
             self.last_progress_at = now
-            due_at = min([*self._refresh_at.values(), self._retries.next_due_at() or now + 5.0, now + 5.0])
+            look_at = now + _SIGN_OF_LIFE_S
+            due_at = min([*self._refresh_at.values(), self._retries.next_due_at() or look_at, look_at])
             try:
                 async with asyncio.timeout(max(0.0, due_at - now)):
                     await self._wake.wait()
