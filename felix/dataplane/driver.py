@@ -312,8 +312,10 @@ class Driver:
         await self._attempt((NFT,), cycle, self._apply_nft)
         if NFT not in cycle.failures:  # a route opens a way, so the gate must stand
             await self._flush_inherited()
-            await self._attempt((LINKS,), cycle, self._apply_links)
-            await self._attempt((ROUTES,), cycle, self._add_routes)
+            # Both are for one thread, which takes them in this order without waiting for this loop in between.
+            await asyncio.gather(
+                self._attempt((LINKS,), cycle, self._apply_links), self._attempt((ROUTES,), cycle, self._add_routes)
+            )
             await self._attempt((NFT,), cycle, self._clean_nft)
         if not cycle.failures:  # or what ends the traffic may be missing, and entries would come again
             self._flush_rest()
