@@ -19,6 +19,7 @@ from felix.model.records import (
     GlobalNetworkSet,
     HostEndpoint,
     IPPool,
+    IPReservation,
     NetworkPolicy,
     NetworkSet,
     Node,
@@ -61,6 +62,8 @@ def find_flaws(record: ResourceRecord) -> Iterator[Flaw]:
             yield from find_net_flaws(nets.nets, (*SPEC, "nets"))
         case IPPool(spec=pool):
             yield from _find_pool_flaws(pool)
+        case IPReservation(spec=reservation):
+            yield from find_net_flaws(reservation.reserved_cidrs, (*SPEC, "reservedCIDRs"))
         case Node(spec=node):
             yield from _find_node_flaws(node)
         case BGPConfiguration(spec=configuration):

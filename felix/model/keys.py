@@ -12,6 +12,10 @@ from felix.model.net import Net, parse_net
 
 RESOURCES = "/calico/resources/v3/projectcalico.org/"
 IPAM = "/calico/ipam/v2/"
+IPAM_CONFIG = f"{IPAM}config"
+"""How addresses are given out; one value for the whole cluster."""
+HANDLES = f"{IPAM}handle/"
+"""What one container holds: how many addresses of which blocks."""
 WATCH_START = IPAM
 WATCH_END = "/calico/resources/v3/projectcalico.org0"  # '0' is the character behind '/'
 
@@ -24,7 +28,9 @@ PLURAL_BY_KIND = {
     "GlobalNetworkPolicy": "globalnetworkpolicies",
     "GlobalNetworkSet": "globalnetworksets",
     "HostEndpoint": "hostendpoints",
+    "IPAMConfiguration": "ipamconfigurations",
     "IPPool": "ippools",
+    "IPReservation": "ipreservations",
     "NetworkPolicy": "networkpolicies",
     "NetworkSet": "networksets",
     "Node": "nodes",
@@ -75,6 +81,11 @@ def format_key(key: Key) -> str:
             return f"{IPAM}host/{host}/ipv{block.version}/block/{_format_block(block)}"
         case BlockKey(block):
             return f"{IPAM}assignment/ipv{block.version}/block/{_format_block(block)}"
+
+
+def format_handle_key(handle: str) -> str:
+    """Returns the etcd key of a handle, whose name has no slash."""
+    return HANDLES + handle
 
 
 def parse_key(path: str) -> Key | None:

@@ -51,6 +51,35 @@ class IPPool(Resource, frozen=True, gc=False, kw_only=True):
     spec: IPPoolSpec
 
 
+class IPReservationSpec(Spec, frozen=True, gc=False):
+    """Prefixes of either family."""
+
+    reserved_cidrs: tuple[str, ...] = field(default=(), name="reservedCIDRs")
+
+
+class IPReservation(Resource, frozen=True, gc=False, kw_only=True):
+    """Addresses that nobody gets who does not ask for them by name."""
+
+    spec: IPReservationSpec
+
+
+class IPAMConfigurationSpec(Spec, frozen=True, gc=False, omit_defaults=False):
+    """How addresses are given out. max_blocks_per_host: 0 is Calico's own limit, 20."""
+
+    strict_affinity: bool = False
+    auto_allocate_blocks: bool = True
+    max_blocks_per_host: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    kube_virt_vm_address_persistence: Literal["Enabled", "Disabled"] | None = field(
+        default=None, name="kubeVirtVMAddressPersistence"
+    )
+
+
+class IPAMConfiguration(Resource, frozen=True, gc=False, kw_only=True):
+    """How addresses are given out in the cluster; there is one, named `default`."""
+
+    spec: IPAMConfigurationSpec
+
+
 class BlockAffinity(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     """That a host holds a block. state: `confirmed`, `pending` or `pendingDeletion`; only the first one counts."""
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from felix.model.bgp import BGPConfiguration, BGPFilter, BGPPeer
 from felix.model.cluster import ClusterInformation, FelixConfiguration, Node
 from felix.model.endpoints import HostEndpoint, Profile, WorkloadEndpoint
-from felix.model.networks import AllocationBlock, BlockAffinity, GlobalNetworkSet, IPPool, NetworkSet
+from felix.model.networks import (
+    AllocationBlock,
+    BlockAffinity,
+    GlobalNetworkSet,
+    IPAMConfiguration,
+    IPPool,
+    IPReservation,
+    NetworkSet,
+)
 from felix.model.policies import (
     DENY_RULE,
     EntityRule,
@@ -32,7 +40,9 @@ __all__ = [
     "GlobalNetworkPolicy",
     "GlobalNetworkSet",
     "HostEndpoint",
+    "IPAMConfiguration",
     "IPPool",
+    "IPReservation",
     "Icmp",
     "NetworkPolicy",
     "NetworkSet",
@@ -58,6 +68,8 @@ ResourceRecord = (
     | NetworkSet
     | GlobalNetworkSet
     | IPPool
+    | IPReservation
+    | IPAMConfiguration
     | Node
     | BGPConfiguration
     | BGPPeer
@@ -78,7 +90,9 @@ RESOURCE_BY_KIND: dict[str, type[ResourceRecord]] = {
         GlobalNetworkPolicy,
         GlobalNetworkSet,
         HostEndpoint,
+        IPAMConfiguration,
         IPPool,
+        IPReservation,
         NetworkPolicy,
         NetworkSet,
         Node,

@@ -17,6 +17,7 @@ from felix.model.records import (
     ClusterInformation,
     GlobalNetworkPolicy,
     HostEndpoint,
+    IPAMConfiguration,
     IPPool,
     NetworkPolicy,
     Profile,
@@ -61,8 +62,11 @@ def find_strict_flaws(record: ResourceRecord) -> Iterator[Flaw]:
             yield from _find_peer_flaws(peer)
         case BGPConfiguration(metadata=Metadata(name=name), spec=configuration):
             yield from _find_bgp_configuration_flaws(name, configuration)
-        case ClusterInformation(metadata=Metadata(name=name)) if name != "default":
-            yield Flaw(("metadata", "name"), name, "expected default; there is only one")
+        case IPAMConfiguration(spec=addresses) if not (addresses.strict_affinity or addresses.auto_allocate_blocks):
+            reason = "expected true here or in strictAffinity: otherwise hosts share blocks that nobody allocates"
+            yield Flaw((*SPEC, "autoAllocateBlocks"), False, reason)
+        case (ClusterInformation() | IPAMConfiguration()) if record.metadata.name != "default":
+            yield Flaw(("metadata", "name"), record.metadata.name, "expected default; there is only one")
 
 
 def _find_label_flaws(labels: Mapping[str, str], path: Path) -> Iterator[Flaw]:

@@ -23,8 +23,6 @@ from felix.model.strict import find_strict_flaws
 # Kinds of Calico that are not resources of Felix, and why.
 OUT_OF_SCOPE_KINDS = {
     "CalicoNodeStatus": "it is not supported yet",
-    "IPAMConfiguration": "it is not supported yet",
-    "IPReservation": "it is not supported yet",
     "KubeControllersConfiguration": "it needs Kubernetes",
     "LiveMigration": "it needs Kubernetes or OpenStack",
     "StagedKubernetesNetworkPolicy": "it needs Kubernetes",

@@ -42,6 +42,14 @@ MESSAGE_BY_CASE: dict[tuple[str, str], str] = {
     ): "spec.interfaceName: "
     "expected the name of an interface: 1 to 15 of A-Z a-z 0-9 _ . -, or * for all (seen: eth0/1)",
     (
+        "IPAMConfiguration",
+        '{"maxBlocksPerHost": -1}',
+    ): "spec.maxBlocksPerHost: expected a whole number from 0 to 1000000 (seen: -1)",
+    (
+        "IPReservation",
+        '{"reservedCIDRs": ["10.0.0.0/40"]}',
+    ): "spec.reservedCIDRs[0]: expected a prefix like 10.0.0.0/8 or 2001:db8::/32 (seen: 10.0.0.0/40)",
+    (
         "IPPool",
         '{"cidr": "10.0.0.0/16", "ipipMode": "Sometimes"}',
     ): "spec.ipipMode: expected one of Always, CrossSubnet, Never (seen: Sometimes)",

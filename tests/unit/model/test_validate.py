@@ -54,7 +54,7 @@ def test_good_manifest_has_no_problem(document: Document) -> None:
         (7, ": expected a mapping with apiVersion, kind, metadata and spec"),
         ({}, "apiVersion: expected projectcalico.org/v3"),
         (manifest("GlobalNetworkPolicie", {}), "kind: unknown kind; did you mean GlobalNetworkPolicy?"),
-        (manifest("IPReservation", {}), "kind: Felix has no resources of this kind: it is not supported yet"),
+        (manifest("CalicoNodeStatus", {}), "kind: Felix has no resources of this kind: it is not supported yet"),
         (manifest("Tier", {}, name="A"), "metadata.name: expected at most 253 of a-z 0-9 . -, "),
         (manifest("Tier", {}, name=""), "metadata.name: is missing; expected text"),
         (manifest("Tier", {}, namespace="x"), "metadata.namespace: things of kind Tier are in no namespace"),

@@ -1,0 +1,252 @@
+"""Giving out and taking back addresses: read, plan, one transaction; again if somebody else was faster. Shell."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import operator
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from felix.clock import Clock, sleep_s, wall_s
+from felix.errors import DataError
+from felix.ipam import read
+from felix.ipam.block import Block
+from felix.ipam.draft import Draft, StoredBlock
+from felix.ipam.faults import Contended, NotReleasable
+from felix.ipam.plan import Plan, Request, Situation, plan_assign, plan_auto_assign, plan_claim
+from felix.ipam.read import Store
+from felix.ipam.records import Handle, IpamConfig, render_config
+from felix.ipam.release import Release, count_leaving, find_ordinals, plan_release, plan_release_handle
+from felix.model.keys import IPAM_CONFIG, BlockKey, format_key
+from felix.model.net import Net, parse_net
+from felix.reconcile.retry import BackOff
+
+ATTEMPTS = 100
+BACK_OFF = BackOff(first_s=0.001, most_s=0.1)
+ORDINALS_LIMIT = 100
+BLOCKS_LIMIT = 50
+FEW = 7
+"""Of so many addresses each possible block is read in one round trip; of more, all blocks."""
+
+T = TypeVar("T")
+Choose = Callable[[StoredBlock], Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Time and chance. sleep: waits that many seconds. fraction: 0 to 1, for jitter. wall: seconds since 1970."""
+
+    sleep: Callable[[float], Awaitable[None]] = sleep_s
+    fraction: Callable[[], float] = random.random
+    wall: Clock = wall_s
+
+
+class Allocator:
+    """Address management on one store. Everything that an operation changes, it changes in one transaction per block,
+    and all that it gives in one: whoever dies at any point leaves nothing half done.
+
+    Operations raise what the store raises. After EtcdUnavailable nobody knows whether the last transaction happened:
+    release by handle, which is right in both cases. They raise Contended when others win 100 times in a row.
+    """
+
+    def __init__(self, store: Store, pace: Pace | None = None) -> None:
+        self._store = store
+        self._pace = pace or Pace()
+        self._lock = asyncio.Lock()  # who shares a process need not lose races against each other
+
+    async def auto_assign(self, request: Request) -> list[Net]:
+        """The request is met in full, and its addresses are returned as /32 and /128; or nothing was given.
+
+        Raises NoPool, Exhausted, DataError.
+        """
+        return await self._give(request, [], lambda found, now: plan_auto_assign(found, request, now))
+
+    async def assign(self, request: Request, address: Net) -> None:
+        """The host of the request has that address, under the request's handle. Raises AddressTaken."""
+        await self._give(request, [address], lambda found, now: plan_assign(found, request, address, now))
+
+    async def release(self, releases: Sequence[Release]) -> list[Net]:
+        """Nobody holds these addresses; returns those that somebody held. Raises Stale, per block before any change."""
+        if len(releases) > FEW:
+            nets = list(await read.list_blocks(self._store, sorted({one.address.version for one in releases})))
+        else:
+            nets = list(await read.read_blocks_around(self._store, [one.address for one in releases]))
+        released: list[Net] = []
+        for net in nets:
+            group = [one for one in releases if operator.contains(net, one.address)]
+            for start in range(0, len(group), ORDINALS_LIMIT):
+                released += await self._change(net, _choose_releases(group[start : start + ORDINALS_LIMIT]))
+        return released
+
+    async def release_handle(self, name: str) -> list[Net]:
+        """The handle holds nothing, and is gone; returns what it held. Harmless when repeated."""
+        released: list[Net] = []
+        is_done = False
+        while not is_done:
+            some, is_done = await self._settle(lambda: self._try_release_handle(name))
+            released += some
+        return released
+
+    async def release_host(self, host: str) -> list[Net]:
+        """A lost host has neither addresses nor blocks; returns the addresses. What others borrowed of it they keep."""
+        released: list[Net] = []
+        for net, stored in (await read.list_blocks(self._store)).items():
+            block = stored.block
+            if block is not None and (block.host == host or any(holder.node == host for _, holder in block.held())):
+                released += await self._empty_for(net, host)
+        for key in await read.list_affinities(self._store):
+            if key.host == host:
+                await self._change(key.block, lambda _: (), leaving_host=host)
+        return released
+
+    async def claim_affinity(self, host: str, net: Net) -> None:
+        """The block is the host's. Raises AddressTaken when it cannot be."""
+
+        async def attempt() -> bool | None:
+            found = await read.read_situation(self._store, host, "")
+            found.blocks, found.is_whole = await read.list_blocks(self._store, (net.version,)), True
+            return await self._commit(plan_claim(found, host, net, self._pace.wall())) or None
+
+        await self._settle(attempt)
+
+    async def release_affinity(self, host: str, net: Net, *, must_be_empty: bool = False) -> None:
+        """The block is not the host's; it is gone if nobody holds an address of it. Raises NotReleasable."""
+
+        def choose(stored: StoredBlock) -> Sequence[int]:
+            _check_readable(stored)
+            block = stored.block
+            if must_be_empty and block is not None and block.host == host and not block.is_empty:
+                raise NotReleasable(f"block {net} of {host} has {block.size - len(block.free)} addresses in use")
+            return ()
+
+        await self._change(net, choose, leaving_host=host)
+
+    async def addresses_of(self, handle: str) -> list[Net]:
+        """Returns the addresses that a handle holds."""
+        stored = (await read.read_handles(self._store, [handle]))[handle]
+        blocks = await read.read_blocks(self._store, _nets_of(stored))
+        return [
+            Net(net.version, net.value + ordinal, net.bits)
+            for net, one in sorted(blocks.items())
+            for ordinal, holder in (one.block.held() if one.block else ())
+            if holder.handle == handle
+        ]
+
+    async def configure(self, change: Callable[[IpamConfig], IpamConfig]) -> IpamConfig:
+        """The configuration is what `change` makes of it; returns it. Raises DataError for one that makes no sense."""
+
+        async def attempt() -> IpamConfig | None:
+            config, pair = await read.find_config(self._store)
+            config = change(config)
+            if not config.strict_affinity and not config.auto_allocate_blocks:
+                raise DataError("strictAffinity and autoAllocateBlocks cannot both be false")
+            draft = Draft()
+            draft.guard(IPAM_CONFIG, pair.mod_revision if pair else 0)
+            draft.value_by_key[IPAM_CONFIG] = render_config(config, pair.value if pair else None)
+            return config if await self._commit(draft) else None
+
+        return await self._settle(attempt)
+
+    async def _give(
+        self, request: Request, wanted: Sequence[Net], plan: Callable[[Situation, float], Plan | None]
+    ) -> list[Net]:
+        """Returns the addresses of the plan, which has been carried out."""
+
+        async def attempt() -> list[Net] | None:
+            found = await read.read_situation(self._store, request.host, request.handle)
+            near = read.read_blocks_around(self._store, wanted) if wanted else self._read_own(found)
+            found.blocks = await near
+            made = plan(found, self._pace.wall())
+            if made is None:
+                versions = [version for version, count in ((4, request.ipv4), (6, request.ipv6)) if count]
+                versions = [address.version for address in wanted] or versions
+                found.blocks, found.is_whole = await read.list_blocks(self._store, versions), True
+                made = plan(found, self._pace.wall())
+                assert made is not None
+            return made.addresses if await self._commit(made.draft) else None
+
+        async with self._lock:
+            return await self._settle(attempt)
+
+    async def _read_own(self, found: Situation) -> dict[Net, StoredBlock]:
+        return await read.read_blocks(self._store, found.affinities)
+
+    async def _try_release_handle(self, name: str) -> tuple[list[Net], bool] | None:
+        """Returns what up to 50 blocks of the handle gave back, and whether that was all; None if others interfered."""
+        handle = (await read.read_handles(self._store, [name]))[name]
+        nets = _nets_of(handle)
+        blocks = await read.read_blocks(self._store, nets[:BLOCKS_LIMIT])
+        found = [blocks.get(net, StoredBlock(net, None, 0)) for net in nets[:BLOCKS_LIMIT]]
+        draft, released = plan_release_handle(handle, found)
+        return (released, len(nets) <= BLOCKS_LIMIT) if await self._commit(draft) else None
+
+    async def _change(self, net: Net, choose: Choose, *, leaving_host: str = "") -> list[Net]:
+        """The block has lost the addresses that `choose` chose, and `leaving_host` the block; returns the addresses."""
+
+        async def attempt() -> list[Net] | None:
+            stored = (await read.read_blocks(self._store, [net])).get(net, StoredBlock(net, None, 0))
+            ordinals = choose(stored)
+            if stored.block is None or not (ordinals or leaving_host):
+                draft = Draft()
+                if leaving_host and not stored.problem:
+                    draft.guard(format_key(BlockKey(net)), stored.revision)
+                    draft.drop_affinity(leaving_host, net)
+                return [] if draft.is_empty or await self._commit(draft) else None
+            handles = await read.read_handles(self._store, list(count_leaving(stored.block, ordinals)))
+            draft = plan_release(stored, ordinals, handles, leaving_host)
+            if not await self._commit(draft):
+                return None
+            return [Net(net.version, net.value + ordinal, net.bits) for ordinal in ordinals]
+
+        return await self._settle(attempt)
+
+    async def _empty_for(self, net: Net, host: str) -> list[Net]:
+        """The block has no addresses of a lost host, and is not its block; returns the addresses."""
+        released: list[Net] = []
+        while some := await self._change(net, lambda stored: _ordinals_of(stored.block, host)[:ORDINALS_LIMIT]):
+            released += some
+        await self._change(net, lambda _: (), leaving_host=host)
+        return released
+
+    async def _commit(self, draft: Draft) -> bool:
+        if draft.is_empty:
+            return True
+        return (await self._store.txn(draft.compares(), draft.operations())).succeeded
+
+    async def _settle(self, attempt: Callable[[], Awaitable[T | None]]) -> T:
+        """Returns the first answer of `attempt` that is not None; waits a little longer after each that is."""
+        for failures in range(1, ATTEMPTS + 1):
+            answer = await attempt()
+            if answer is not None:
+                return answer
+            await self._pace.sleep(BACK_OFF.delay_s(failures, self._pace.fraction()))
+        raise Contended(f"others changed the same addresses {ATTEMPTS} times in a row; try again")
+
+
+def _choose_releases(releases: Sequence[Release]) -> Choose:
+    def choose(stored: StoredBlock) -> Sequence[int]:
+        _check_readable(stored)
+        return find_ordinals(stored.block, releases) if stored.block is not None else ()
+
+    return choose
+
+
+def _check_readable(stored: StoredBlock) -> None:
+    if stored.problem is not None:
+        raise NotReleasable(f"block {stored.net} cannot be read: {stored.problem}")
+
+
+def _ordinals_of(block: Block | None, host: str) -> list[int]:
+    return [ordinal for ordinal, holder in block.held() if holder.node == host] if block is not None else []
+
+
+def _nets_of(handle: Handle) -> list[Net]:
+    """Returns the blocks of a handle; texts that are no prefixes are somebody's mistake and name none."""
+    nets = []
+    for text in sorted(handle.counts):
+        with contextlib.suppress(ValueError):
+            nets.append(parse_net(text))
+    return nets
