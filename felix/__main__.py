@@ -20,6 +20,7 @@ HELP_BY_COMMAND = {
     "replace": "change resources that exist",
     "delete": "delete resources",
     "validate": "check manifests without writing anything",
+    "ipam": "addresses: who has which, leaks, configuration",
     "lab": "virtual hosts in network namespaces, to try policies",
     "version": "show which version this is",
 }

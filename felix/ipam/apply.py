@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import operator
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -244,9 +243,4 @@ def _ordinals_of(block: Block | None, host: str) -> list[int]:
 
 
 def _nets_of(handle: Handle) -> list[Net]:
-    """Returns the blocks of a handle; texts that are no prefixes are somebody's mistake and name none."""
-    nets = []
-    for text in sorted(handle.counts):
-        with contextlib.suppress(ValueError):
-            nets.append(parse_net(text))
-    return nets
+    return [parse_net(text) for text in sorted(handle.counts)]

@@ -342,13 +342,15 @@ class _Finder:
         return f"no IPv{version} address is left for {host}, which wants {count}: {figures}{notes}"
 
     def _explain_pool(self, pool: Pool) -> str:
-        blocks = [one.block for one in self._situation.blocks.values() if one.block and _is_in([pool], one.net)]
+        inside = [one.block for one in self._situation.blocks.values() if _is_in([pool], one.net)]
+        blocks = [block for block in inside if block is not None]
+        unreadable = f" ({len(inside) - len(blocks)} more cannot be read)" if len(inside) > len(blocks) else ""
         used = sum(block.size - len(block.free) for block in blocks)
         others = sum(len(block.free) for block in blocks if block.host != self._request.host)
         total = 1 << (pool.net.bits - pool.net.length)
         return (
             f"pool {pool.name} ({pool.net}): {used} of {total} addresses in use, "
-            f"{self._situation.reserved.count(pool.net)} reserved, {len(blocks)} blocks, "
+            f"{self._situation.reserved.count(pool.net)} reserved, {len(blocks)} blocks{unreadable}, "
             f"{others} free in blocks of others"
         )
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from felix.datastore.messages import prefix_end
 from felix.datastore.types import Compare, KeyValue, Op, RangeOp, RangePage, TxnResult
 from felix.errors import Problem
+from felix.ipam.audit import Inventory
 from felix.ipam.block import parse_block
 from felix.ipam.draft import StoredBlock
 from felix.ipam.plan import Situation
@@ -26,7 +27,7 @@ from felix.model.keys import (
     parse_key,
 )
 from felix.model.net import Net, parse_net
-from felix.model.records import IPAMConfiguration, IPPool, IPReservation, Node
+from felix.model.records import IPAMConfiguration, IPPool, IPReservation, Node, WorkloadEndpoint
 
 RANGES_LIMIT = 100
 BLOCK_LENGTHS = {4: range(20, 33), 6: range(116, 129)}
@@ -34,6 +35,8 @@ BLOCK_LENGTHS = {4: range(20, 33), 6: range(116, 129)}
 
 _POOLS = format_key(ResourceKey("IPPool", "", ""))
 _RESERVATIONS = format_key(ResourceKey("IPReservation", "", ""))
+_NODES = format_key(ResourceKey("Node", "", ""))
+_ENDPOINTS = format_key(ResourceKey("WorkloadEndpoint", "", "")).rstrip("/") + "/"
 _CONFIGURATION = format_key(ResourceKey("IPAMConfiguration", "", "default"))
 
 
@@ -74,7 +77,7 @@ async def read_situation(store: Store, host: str, handle: str) -> Situation:
         reserved=read_reserved(reservations),
         config=read_config(config, configuration),
         node_labels=_read_labels(node),
-        affinities=_read_affinities(claims),
+        affinities={key.block: affinity for key, affinity in _read_claims(claims).items()},
         blocks={},
         handle=_find_handle(handle, handles) if handle else Handle(handle),
     )
@@ -89,7 +92,7 @@ async def find_config(store: Store) -> tuple[IpamConfig, KeyValue | None]:
 async def read_blocks(store: Store, nets: Iterable[Net]) -> dict[Net, StoredBlock]:
     """Returns those of the blocks that are stored; one round trip for 100."""
     pages = await read_ranges(store, [RangeOp(format_key(BlockKey(net))) for net in nets])
-    return {stored.net: stored for page in pages for pair in page if (stored := _read_block(pair)) is not None}
+    return _read_blocks(pair for page in pages for pair in page)
 
 
 async def read_blocks_around(store: Store, addresses: Iterable[Net]) -> dict[Net, StoredBlock]:
@@ -107,7 +110,7 @@ async def list_blocks(store: Store, versions: Sequence[int] = (4, 6)) -> dict[Ne
     found: dict[Net, StoredBlock] = {}
     for version in versions:
         pairs, _ = await store.list_prefix(f"{IPAM}assignment/ipv{version}/block/")
-        found |= {stored.net: stored for pair in pairs if (stored := _read_block(pair)) is not None}
+        found |= _read_blocks(pairs)
     return found
 
 
@@ -117,21 +120,10 @@ async def read_handles(store: Store, names: Sequence[str]) -> dict[str, Handle]:
     return {name: _find_handle(name, page) for name, page in zip(names, pages, strict=True)}
 
 
-async def list_handles(store: Store) -> dict[str, Handle]:
-    """Returns all handles by name."""
-    pairs, _ = await store.list_prefix(HANDLES)
-    handles = (parse_handle(pair.key.removeprefix(HANDLES), pair.value, pair.mod_revision) for pair in pairs)
-    return {handle.name: handle for handle in handles}
-
-
 async def list_affinities(store: Store) -> dict[AffinityKey, Affinity]:
     """Returns all claims of blocks by hosts."""
     pairs, _ = await store.list_prefix(f"{IPAM}host/")
-    return {
-        key: parse_affinity(pair.value, pair.mod_revision)
-        for pair in pairs
-        if isinstance(key := parse_key(pair.key), AffinityKey)
-    }
+    return _read_claims(pairs)
 
 
 def read_pools(pairs: Iterable[KeyValue]) -> tuple[Pool, ...]:
@@ -171,6 +163,22 @@ def read_config(config: Sequence[KeyValue], configuration: Sequence[KeyValue]) -
     return IpamConfig()
 
 
+def _read_blocks(pairs: Iterable[KeyValue]) -> dict[Net, StoredBlock]:
+    return {stored.net: stored for pair in pairs if (stored := _read_block(pair)) is not None}
+
+
+def _read_handle(pair: KeyValue) -> Handle:
+    return parse_handle(pair.key.removeprefix(HANDLES), pair.value, pair.mod_revision)
+
+
+def _read_claims(pairs: Iterable[KeyValue]) -> dict[AffinityKey, Affinity]:
+    return {
+        key: parse_affinity(pair.value, pair.mod_revision)
+        for pair in pairs
+        if isinstance(key := parse_key(pair.key), AffinityKey)
+    }
+
+
 def _read_block(pair: KeyValue) -> StoredBlock | None:
     key = parse_key(pair.key)
     if not isinstance(key, BlockKey):
@@ -179,15 +187,6 @@ def _read_block(pair: KeyValue) -> StoredBlock | None:
     if isinstance(parsed, Problem):
         return StoredBlock(key.block, None, pair.mod_revision, parsed)
     return StoredBlock(key.block, parsed, pair.mod_revision)
-
-
-def _read_affinities(pairs: Iterable[KeyValue]) -> dict[Net, Affinity]:
-    found: dict[Net, Affinity] = {}
-    for pair in pairs:
-        key = parse_key(pair.key)
-        if isinstance(key, AffinityKey):
-            found[key.block] = parse_affinity(pair.value, pair.mod_revision)
-    return found
 
 
 def _find_handle(name: str, pairs: Sequence[KeyValue]) -> Handle:
@@ -205,3 +204,43 @@ def _read_labels(pairs: Sequence[KeyValue]) -> dict[str, str]:
 
 def _prefix(prefix: str) -> RangeOp:
     return RangeOp(prefix, prefix_end(prefix))
+
+
+async def read_inventory(store: Store) -> Inventory:
+    """Returns everything that an audit looks at, all at one revision."""
+    prefixes = (f"{IPAM}assignment/", HANDLES, f"{IPAM}host/", _POOLS, _NODES, _ENDPOINTS)
+    result = await store.txn([], [_prefix(prefix) for prefix in prefixes])
+    pages = [page.kvs for page in result.responses if isinstance(page, RangePage)]
+    blocks, handles, affinities, pools, nodes, endpoints = pages
+    users: dict[Net, list[str]] = {}
+    hosts = set()
+    for pair in (*nodes, *endpoints):
+        key = parse_key(pair.key)
+        record = decode(key, pair.value).record if isinstance(key, ResourceKey) else None
+        match record:
+            case Node():
+                hosts.add(record.metadata.name)
+                for address in _tunnel_addresses(record):
+                    users.setdefault(address, []).append(f"tunnel of {record.metadata.name}")
+            case WorkloadEndpoint():
+                for text in record.spec.ip_networks:
+                    users.setdefault(parse_net(text), []).append(f"{record.metadata.namespace}/{record.metadata.name}")
+    return Inventory(
+        result.revision,
+        read_pools(pools),
+        _read_blocks(blocks),
+        {handle.name: handle for handle in map(_read_handle, handles)},
+        _read_claims(affinities),
+        users,
+        frozenset(hosts),
+    )
+
+
+def _tunnel_addresses(node: Node) -> list[Net]:
+    spec = node.spec
+    texts = [spec.ipv4_vxlan_tunnel_addr, spec.ipv6_vxlan_tunnel_addr]
+    if spec.bgp is not None:
+        texts.append(spec.bgp.ipv4_ipip_tunnel_addr)
+    if spec.wireguard is not None:
+        texts += [spec.wireguard.interface_ipv4_address, spec.wireguard.interface_ipv6_address]
+    return [parse_net(text) for text in texts if text]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from felix.model.rules import is_net
+
 CONFIRMED = "confirmed"
 DEFAULT_MAX_BLOCKS = 20
 """Calico's own limit of blocks per host and family, when none is set."""
@@ -58,7 +60,7 @@ class IpamConfig:
 
 
 def parse_handle(name: str, value: bytes, revision: int) -> Handle:
-    """Returns the stored handle; what cannot be read counts as no addresses."""
+    """Returns the stored handle; what cannot be read counts as no addresses, and goes with the next change."""
     document = _parse(value)
     counts = document.get("block")
     return Handle(
@@ -66,7 +68,7 @@ def parse_handle(name: str, value: bytes, revision: int) -> Handle:
         {
             str(block): count
             for block, count in (counts.items() if isinstance(counts, dict) else ())
-            if isinstance(count, int) and count > 0
+            if isinstance(count, int) and count > 0 and is_net(str(block))
         },
         revision,
         {field: item for field, item in document.items() if field not in {"block", "deleted"}},
