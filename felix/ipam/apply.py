@@ -178,7 +178,7 @@ class Allocator:
         handle = (await read.read_handles(self._store, [name]))[name]
         nets = _nets_of(handle)
         blocks = await read.read_blocks(self._store, nets[:BLOCKS_LIMIT])
-        found = [blocks.get(net, StoredBlock(net, None, 0)) for net in nets[:BLOCKS_LIMIT]]
+        found = [blocks.get(net, StoredBlock(net, 0, None)) for net in nets[:BLOCKS_LIMIT]]
         draft, released = plan_release_handle(handle, found)
         return (released, len(nets) <= BLOCKS_LIMIT) if await self._commit(draft) else None
 
@@ -186,7 +186,7 @@ class Allocator:
         """The block has lost the addresses that `choose` chose, and `leaving_host` the block; returns the addresses."""
 
         async def attempt() -> list[Net] | None:
-            stored = (await read.read_blocks(self._store, [net])).get(net, StoredBlock(net, None, 0))
+            stored = (await read.read_blocks(self._store, [net])).get(net, StoredBlock(net, 0, None))
             ordinals = choose(stored)
             if stored.block is None or not (ordinals or leaving_host):
                 draft = Draft()

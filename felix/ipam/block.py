@@ -6,6 +6,7 @@ remembers the number under which it was given, so that who releases it can say w
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -160,6 +161,7 @@ def count_by_handle(block: Block) -> dict[str, int]:
     return counts
 
 
+@functools.lru_cache(maxsize=512)
 def parse_block(net: Net, value: bytes) -> Block | Problem:
     """Returns the block that is stored as `value` under the key of `net`, or why it cannot be used.
 

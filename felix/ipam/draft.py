@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from felix.datastore.types import Compare, DeleteOp, Op, PutOp, Target
 from felix.errors import Problem
-from felix.ipam.block import Block, render_block
+from felix.ipam.block import Block, parse_block, render_block
 from felix.ipam.records import CONFIRMED, Affinity, Handle, render_affinity, render_handle
 from felix.model.keys import AffinityKey, BlockKey, format_handle_key, format_key
 from felix.model.net import Net
@@ -15,14 +15,36 @@ OPERATIONS_LIMIT = 120
 """Writes and conditions of one transaction; etcd takes 128 of each unless told otherwise."""
 
 
-@dataclass(frozen=True, slots=True)
 class StoredBlock:
-    """A block as read. block: None when it is not stored (revision 0), or cannot be used, as `problem` says."""
+    """A block as read, understood only when somebody looks: of all blocks of a cluster most are just there.
 
-    net: Net
-    block: Block | None
-    revision: int
-    problem: Problem | None = None
+    net: its prefix. revision: 0 when it is not stored; then `block` is the one to be made, if any.
+    """
+
+    __slots__ = ("_parsed", "_value", "net", "revision")
+
+    def __init__(self, net: Net, revision: int, stored: bytes | Block | None) -> None:
+        self.net = net
+        self.revision = revision
+        self._value = stored if isinstance(stored, bytes) else None
+        self._parsed: Block | Problem | None = stored if isinstance(stored, Block) else None
+
+    @property
+    def block(self) -> Block | None:
+        """The block; None when it is not stored, or cannot be used, as `problem` says."""
+        parsed = self._parse()
+        return parsed if isinstance(parsed, Block) else None
+
+    @property
+    def problem(self) -> Problem | None:
+        """Why a stored block cannot be used."""
+        parsed = self._parse()
+        return parsed if isinstance(parsed, Problem) else None
+
+    def _parse(self) -> Block | Problem | None:
+        if self._parsed is None and self._value is not None:
+            self._parsed = parse_block(self.net, self._value)
+        return self._parsed
 
 
 @dataclass(slots=True)

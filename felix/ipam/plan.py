@@ -6,6 +6,7 @@ Pure. The answer is one transaction; if anything that it stands on changes meanw
 from __future__ import annotations
 
 import hashlib
+import itertools
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -217,7 +218,7 @@ class _Finder:
     def create(self, net: Net) -> StoredBlock:
         """Returns an empty block of the host, which is not stored yet."""
         moment = datetime.fromtimestamp(self._now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return StoredBlock(net, new_block(net, self._request.host, moment, int(self._now * 1e9)), 0)
+        return StoredBlock(net, 0, new_block(net, self._request.host, moment, int(self._now * 1e9)))
 
     def note(self, stored: StoredBlock, block: Block, ordinals: Sequence[int], *, is_own: bool) -> None:
         """The plan gives these addresses of a block, which is `block` then."""
@@ -232,7 +233,7 @@ class _Finder:
             affinity = self._situation.affinities.get(block.net)
             draft.confirm_affinity(self._request.host, block.net, affinity)
         self._handle = self._handle.plus(str(block.net), len(ordinals))
-        self._blocks[block.net] = StoredBlock(block.net, block, stored.revision)
+        self._blocks[block.net] = StoredBlock(block.net, stored.revision, block)
         bits = block.net.bits
         self._plan.addresses += [Net(block.net.version, block.net.value + ordinal, bits) for ordinal in ordinals]
 
@@ -256,8 +257,8 @@ class _Finder:
         """The host gives up its empty blocks in pools that do not select it any more."""
         if self._request.pools:
             return
-        for net, stored in self._situation.blocks.items():
-            block = stored.block
+        for stored in self._claimed_blocks():
+            block, net = stored.block, stored.net
             pool = next((one for one in self._situation.pools if operator.contains(one.net, net)), None)
             if block is None or pool is None or net.version != version or not block.is_empty:
                 continue
@@ -267,29 +268,28 @@ class _Finder:
 
     def _own_blocks(self, pools: Sequence[Pool]) -> Iterator[StoredBlock]:
         own = host_affinity(self._request.host)
-        for stored in sorted(self._situation.blocks.values(), key=lambda one: one.net):
-            if stored.block is not None and stored.block.affinity == own and _is_in(pools, stored.net):
+        for stored in self._claimed_blocks():
+            if _is_in(pools, stored.net) and stored.block is not None and stored.block.affinity == own:
                 yield stored
+
+    def _claimed_blocks(self) -> Iterator[StoredBlock]:
+        for net in sorted(self._situation.affinities):
+            if net in self._situation.blocks:
+                yield self._situation.blocks[net]
 
     def _new_blocks(self, version: int, pools: Sequence[Pool]) -> Iterator[StoredBlock]:
         """Yields blocks that this host does not have yet, as many as it may: claimed before, new, reclaimed."""
         situation = self._situation
         if not situation.config.auto_allocate_blocks:
             return
-        own = host_affinity(self._request.host)
-        held = [net for net, one in situation.blocks.items() if one.block is not None and one.block.affinity == own]
-        room = situation.config.block_limit - sum(net.version == version for net in held)
-        for stored in self._unheld_blocks(version, pools):
-            if room <= 0:
-                return
-            yield stored
-            room -= 1
-
-    def _unheld_blocks(self, version: int, pools: Sequence[Pool]) -> Iterator[StoredBlock]:
-        for net in sorted(self._situation.affinities):
+        for net in sorted(situation.affinities):
             # claimed and never made, by somebody who died in between
             if net.version == version and _is_in(pools, net) and not self._overlaps(net):
                 yield self.create(net)
+        room = situation.config.block_limit - sum(net.version == version for net in situation.affinities)
+        yield from itertools.islice(self._unheld_blocks(pools), max(0, room))
+
+    def _unheld_blocks(self, pools: Sequence[Pool]) -> Iterator[StoredBlock]:
         for pool in pools:
             busy = set(self._blocks)
             while free := find_free_block(pool, self._request.host, busy, self._situation.reserved):
@@ -297,10 +297,11 @@ class _Finder:
                 yield self.create(free)
         for stored in self._blocks_of(pools):
             block = stored.block
-            if block is not None and self._is_reclaimable(block):
+            if block is not None and block.host == self._request.host and block.net not in self._situation.affinities:
+                yield stored  # the host's, but its claim was lost
+            elif block is not None and self._is_reclaimable(block):
                 self._loser_by_block[block.net] = block.host
-                fresh = self.create(block.net).block
-                yield StoredBlock(block.net, fresh, stored.revision)
+                yield StoredBlock(block.net, stored.revision, self.create(block.net).block)
 
     def _is_reclaimable(self, block: Block) -> bool:
         if not block.is_empty or not block.host or block.host == self._request.host:
@@ -330,8 +331,7 @@ class _Finder:
         """Returns why there is nothing left, with figures of each pool."""
         config, host = self._situation.config, self._request.host
         figures = "; ".join(self._explain_pool(pool) for pool in pools)
-        own = host_affinity(host)
-        held = sum(one.block is not None and one.block.affinity == own for one in self._situation.blocks.values())
+        held = sum(net.version == version for net in self._situation.affinities)
         notes = ""
         if not config.auto_allocate_blocks:
             notes += "; new blocks are not made by themselves (autoAllocateBlocks: false)"

@@ -7,9 +7,7 @@ from typing import Protocol
 
 from felix.datastore.messages import prefix_end
 from felix.datastore.types import Compare, KeyValue, Op, RangeOp, RangePage, TxnResult
-from felix.errors import Problem
 from felix.ipam.audit import Inventory
-from felix.ipam.block import parse_block
 from felix.ipam.draft import StoredBlock
 from felix.ipam.plan import Situation
 from felix.ipam.pools import Pool, Reserved
@@ -183,10 +181,7 @@ def _read_block(pair: KeyValue) -> StoredBlock | None:
     key = parse_key(pair.key)
     if not isinstance(key, BlockKey):
         return None
-    parsed = parse_block(key.block, pair.value)
-    if isinstance(parsed, Problem):
-        return StoredBlock(key.block, None, pair.mod_revision, parsed)
-    return StoredBlock(key.block, parsed, pair.mod_revision)
+    return StoredBlock(key.block, pair.mod_revision, pair.value)
 
 
 def _find_handle(name: str, pairs: Sequence[KeyValue]) -> Handle:

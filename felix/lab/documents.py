@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from felix.ipam.block import NODE, Holder, new_block, render_block, take_ordinal
+from felix.ipam.draft import Draft, StoredBlock
+from felix.ipam.records import Handle, render_affinity
 from felix.lab import names
 from felix.lab.names import HostAddresses
 from felix.lab.store import Document, Json
 from felix.model.keys import AffinityKey, BlockKey, ResourceKey, format_key
-from felix.model.net import Net, format_address, parse_address, parse_net
+from felix.model.net import Net, parse_address
 
 API_VERSION = "projectcalico.org/v3"
 ORCHESTRATOR = "cni"
+_HANDLE_PREFIX = "felix-lab."
 _CREATED = "2020-01-01T00:00:00Z"
 
 
@@ -68,8 +73,8 @@ def host_documents(host: HostAddresses) -> dict[str, Document]:
     node = resource("Node", host.name, {"bgp": bgp, "addresses": addresses}, labels={"lab": "true"})
     documents = {key_of(node): node}
     for block in (host.block_v4, host.block_v6):
-        documents[format_key(AffinityKey(host.name, block))] = {"state": "confirmed", "deleted": False}
-        documents[format_key(BlockKey(block))] = _empty_block(host.name, block)
+        documents[format_key(AffinityKey(host.name, block))] = json.loads(render_affinity())
+        documents[format_key(BlockKey(block))] = json.loads(render_block(new_block(block, host.name, _CREATED, 0)))
     return documents
 
 
@@ -100,53 +105,27 @@ def endpoint_document(intent: EndpointIntent) -> Document:
     return resource("WorkloadEndpoint", name, spec, namespace=intent.namespace, labels=labels)
 
 
-def take_address(block: Document, workload: str, host: str, wanted: str) -> str | None:
-    """Marks an address of an allocation block as used and returns it, None when the block cannot give it.
+def plan_take(block: StoredBlock, handle: Handle, host: str, wanted: str) -> tuple[Draft, str] | None:
+    """Returns how the owner of `handle` gets an address of a block, and which; None when the block cannot give it.
 
-    wanted: the address, or empty for the one that has been free longest. `block` is changed in place.
+    wanted: the address, or empty for the one that has been free longest.
     """
-    free, allocations, attributes = block["unallocated"], block["allocations"], block["attributes"]
-    assert isinstance(free, list)
-    assert isinstance(allocations, list)
-    assert isinstance(attributes, list)
-    cidr = parse_block(block)
-    ordinal = parse_address(wanted).value - cidr.value if wanted else next((int(str(n)) for n in free), -1)
-    if ordinal not in free:
+    if block.block is None:
         return None
-    free.remove(ordinal)
-    allocations[ordinal] = len(attributes)
-    attributes.append({"handle_id": handle_id(workload), "secondary": {"node": host, "workload": workload}})
-    return format_address(cidr.version, cidr.value + ordinal)
-
-
-def give_back_address(block: Document, address: str) -> None:
-    """Marks an address of an allocation block as free; `block` is changed in place. Twice is harmless."""
-    free, allocations, attributes = block["unallocated"], block["allocations"], block["attributes"]
-    assert isinstance(free, list)
-    assert isinstance(allocations, list)
-    assert isinstance(attributes, list)
-    ordinal = parse_address(address).value - parse_block(block).value
-    index = allocations[ordinal]
-    if index is None:
-        return
-    allocations[ordinal] = None
-    free.append(ordinal)
-    # Attributes that nobody uses any more go, the indexes behind them move down by one.
-    if index not in allocations:
-        del attributes[int(str(index))]
-        for position, other in enumerate(allocations):
-            if isinstance(other, int) and other > int(str(index)):
-                allocations[position] = other - 1
-
-
-def parse_block(block: Document) -> Net:
-    """Returns the prefix of an allocation block."""
-    return parse_net(str(block["cidr"]))
+    holder = Holder(handle.name, {NODE: host, "workload": handle.name.removeprefix(_HANDLE_PREFIX)})
+    ordinal = parse_address(wanted).value - block.net.value if wanted else next(iter(block.block.free), -1)
+    taken = take_ordinal(block.block, ordinal, holder) if ordinal >= 0 else None
+    if taken is None:
+        return None
+    draft = Draft()
+    draft.set_block(block, taken)
+    draft.set_handle(handle.plus(str(block.net), 1))
+    return draft, taken.address(ordinal)
 
 
 def handle_id(workload: str) -> str:
     """Returns the name under which a workload's addresses are held: network name and container id."""
-    return f"felix-lab.{workload}"
+    return _HANDLE_PREFIX + workload
 
 
 def _pool(name: str, cidr: Net, block_size: int) -> Document:
@@ -162,19 +141,3 @@ def _pool(name: str, cidr: Net, block_size: int) -> Document:
             "allowedUses": ["Workload", "Tunnel"],
         },
     )
-
-
-def _empty_block(host: str, block: Net) -> Document:
-    size = 1 << (block.bits - block.length)
-    free: list[Json] = list(range(size))
-    empty: list[Json] = [None] * size
-    return {
-        "cidr": str(block),
-        "affinity": f"host:{host}",
-        "allocations": empty,
-        "unallocated": free,
-        "attributes": [],
-        "deleted": False,
-        "sequenceNumber": 0,
-        "sequenceNumberForAllocation": {},
-    }

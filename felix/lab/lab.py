@@ -24,13 +24,16 @@ from pathlib import Path
 from types import TracebackType
 
 from felix.errors import DataError, EnvironmentFault
+from felix.ipam.draft import StoredBlock
+from felix.ipam.records import Handle, parse_handle
+from felix.ipam.release import Release, find_ordinals, plan_release
 from felix.lab import documents, names, namespace, process
 from felix.lab.documents import EndpointIntent
 from felix.lab.host import AGENT_COMMAND, Host
 from felix.lab.place import Place, wait_until
 from felix.lab.state import RUN_ROOT, StateDirectory, WorkloadRecord
 from felix.lab.store import Document, Json, LabStore
-from felix.model.keys import BlockKey, format_key
+from felix.model.keys import BlockKey, format_handle_key, format_key
 from felix.model.net import Net, parse_address, parse_net
 
 _PROGRAMS = ("ip", "etcd", "bird")
@@ -317,46 +320,39 @@ class Lab:
 
     def _allocate(self, own_block: Net, workload: str, host: str, wanted: str) -> str:
         block = self._find_block(wanted) if wanted else own_block
-        key = format_key(BlockKey(block)) if block else ""
         while True:
-            stored = self.store.get(key) if key else None
+            stored = self._read_block(block) if block else None
             if stored is None:
                 return parse_address(wanted).address  # outside all blocks: nobody to ask
-            document, revision = stored
-            address = documents.take_address(document, workload, host, wanted)
-            if address is None:
+            plan = documents.plan_take(stored, self._read_handle(workload), host, wanted)
+            if plan is None:
                 raise DataError(f"{block} cannot give {wanted or 'another address'} to {workload}: it is in use")
-            if self.store.replace(key, document, revision):
-                self._count_handle(workload, str(block), 1)
+            draft, address = plan
+            if self.store.commit(draft):
                 return address
 
     def _release(self, address: str, workload: str) -> None:
         block = self._find_block(address)
-        key = format_key(BlockKey(block)) if block else ""
-        while stored := self.store.get(key) if key else None:
-            document, revision = stored
-            documents.give_back_address(document, address)
-            if self.store.replace(key, document, revision):
-                self._count_handle(workload, str(block), 0)
+        while stored := self._read_block(block) if block else None:
+            held = find_ordinals(stored.block, [Release(parse_address(address))]) if stored.block else []
+            handle = self._read_handle(workload)
+            if not held or self.store.commit(plan_release(stored, held, {handle.name: handle})):
                 return
+
+    def _read_block(self, block: Net) -> StoredBlock | None:
+        found = self.store.read(format_key(BlockKey(block)))
+        return StoredBlock(block, found[1], found[0]) if found else None
+
+    def _read_handle(self, workload: str) -> Handle:
+        name = documents.handle_id(workload)
+        found = self.store.read(format_handle_key(name))
+        return parse_handle(name, *found) if found else Handle(name)
 
     def _find_block(self, address: str) -> Net | None:
         wanted = parse_address(address)
         length = 26 if wanted.version == 4 else 122
         pool = names.POOL_V4 if wanted.version == 4 else names.POOL_V6
         return parse_net(f"{wanted.address}/{length}") if operator.contains(pool, wanted) else None
-
-    def _count_handle(self, workload: str, block: str, count: int) -> None:
-        identity = documents.handle_id(workload)
-        key = f"/calico/ipam/v2/handle/{identity}"
-        stored = self.store.get(key)
-        counts = stored[0]["block"] if stored else {}
-        assert isinstance(counts, dict)
-        remaining = {**counts, block: count} if count else {kept: n for kept, n in counts.items() if kept != block}
-        if remaining:
-            self.store.put(key, {"handleID": identity, "block": remaining, "deleted": False})
-        else:
-            self.store.delete(key)
 
 
 def check_root() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from felix.errors import PeerError
+from felix.ipam.draft import Draft
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 Document = dict[str, Json]
@@ -44,17 +45,25 @@ class LabStore:
         rows = self._range({"key": _encode(prefix), "range_end": _encode(end)})
         return {key: document for key, document, _ in rows}
 
-    def replace(self, key: str, document: Mapping[str, Json], revision: int) -> bool:
-        """The key holds the document, if its mod revision was `revision` (0: did not exist); returns whether."""
-        encoded = _encode(key)
-        answer = self._call(
-            "kv/txn",
-            {
-                "compare": [{"key": encoded, "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}],
-                "success": [{"request_put": {"key": encoded, "value": _encode(json.dumps(document))}}],
-            },
-        )
-        return bool(answer.get("succeeded"))
+    def read(self, key: str) -> tuple[bytes, int] | None:
+        """Returns value and mod revision of the key, or None."""
+        for row in self._rows({"key": _encode(key)}):
+            return base64.b64decode(str(row["value"])), int(str(row["mod_revision"]))
+        return None
+
+    def commit(self, draft: Draft) -> bool:
+        """Everything of the draft is written, if all its keys are as it expects; returns whether."""
+        compares: list[Json] = [
+            {"key": _encode(key), "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}
+            for key, revision in draft.revision_by_key.items()
+        ]
+        writes: list[Json] = [
+            {"request_delete_range": {"key": _encode(key)}}
+            if value is None
+            else {"request_put": {"key": _encode(key), "value": base64.b64encode(value).decode()}}
+            for key, value in draft.value_by_key.items()
+        ]
+        return bool(self._call("kv/txn", {"compare": compares, "success": writes}).get("succeeded"))
 
     def delete(self, key: str) -> None:
         """The key does not exist."""
@@ -73,13 +82,14 @@ class LabStore:
                 time.sleep(0.01)
 
     def _range(self, request: Document) -> list[tuple[str, Document, int]]:
+        return [
+            (_decode(row["key"]), json.loads(_decode(row.get("value"))), int(str(row["mod_revision"])))
+            for row in self._rows(request)
+        ]
+
+    def _rows(self, request: Document) -> list[Document]:
         rows = self._call("kv/range", request).get("kvs")
-        found: list[tuple[str, Document, int]] = []
-        for row in rows if isinstance(rows, list) else []:
-            if isinstance(row, dict):
-                document = json.loads(_decode(row.get("value")))
-                found.append((_decode(row["key"]), document, int(str(row["mod_revision"]))))
-        return found
+        return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
     def _call(self, path: str, request: Mapping[str, Json]) -> Document:
         connection = _UnixConnection(self.socket_path)

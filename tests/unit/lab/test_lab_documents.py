@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from felix.errors import DataError
+from felix.ipam.draft import StoredBlock
+from felix.ipam.records import Handle
 from felix.lab import documents, names
 from felix.lab.documents import EndpointIntent
 from felix.model.keys import AffinityKey, BlockKey, ResourceKey, parse_key
@@ -50,20 +54,18 @@ def test_endpoint_document_doubles_dashes_in_its_name() -> None:
     assert len(str(spec["interfaceName"])) == 15
 
 
-def test_block_gives_each_address_once_and_takes_it_back_behind_the_others() -> None:
-    block = documents.host_documents(names.host_addresses(1))["/calico/ipam/v2/assignment/ipv4/block/192.168.1.0-26"]
+def test_block_gives_each_address_once_and_counts_it_for_its_handle() -> None:
+    host = names.host_addresses(1)
+    value = json.dumps(documents.host_documents(host)["/calico/ipam/v2/assignment/ipv4/block/192.168.1.0-26"]).encode()
+    stored = StoredBlock(host.block_v4, 7, value)
 
-    assert documents.take_address(block, "a", "h1", "") == "192.168.1.0"
-    assert documents.take_address(block, "b", "h1", "192.168.1.5") == "192.168.1.5"
-    assert documents.take_address(block, "c", "h1", "192.168.1.5") is None
-
-    documents.give_back_address(block, "192.168.1.0")
-    documents.give_back_address(block, "192.168.1.0")
-
-    allocations, free = block["allocations"], block["unallocated"]
-    assert isinstance(allocations, list)
-    assert isinstance(free, list)
-    assert [index for index in allocations if index is not None] == [0]
-    assert allocations[5] == 0
-    assert free[-1] == 0
-    assert len(free) == 63
+    first = documents.plan_take(stored, Handle("felix-lab.a"), "h1", "")
+    assert first is not None
+    draft, address = first
+    assert address == "192.168.1.0"
+    assert set(draft.revision_by_key.values()) == {7, 0}
+    taken = StoredBlock(host.block_v4, 8, draft.value_by_key["/calico/ipam/v2/assignment/ipv4/block/192.168.1.0-26"])
+    named = documents.plan_take(taken, Handle("felix-lab.b"), "h1", "192.168.1.5")
+    assert named is not None
+    assert named[1] == "192.168.1.5"
+    assert documents.plan_take(taken, Handle("felix-lab.b"), "h1", "192.168.1.0") is None
