@@ -154,11 +154,11 @@ async def _release(client: EtcdClient, arguments: argparse.Namespace) -> int:
     else:
         wanted = [_parse_ip(text) for text in arguments.ip]
         released = await allocator.release([Release(address) for address in wanted])
-        for address in wanted:
-            if address not in released:
-                print(f"felix: {address.address} is not assigned", file=sys.stderr)
-        if len(released) < len(set(wanted)):
-            return ExitCode.FAILED
+        missing = [address.address for address in wanted if address not in released]
+        for text in missing:
+            print(f"felix: {text} is not assigned", file=sys.stderr)
+        _print_released(released)
+        return ExitCode.FAILED if missing else ExitCode.OK
     _print_released(released)
     return ExitCode.OK
 
