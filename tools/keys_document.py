@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from felix.datastore.status import StatusKeys, WorkloadId
 from felix.model.keys import (
+    IPAM_CONFIG,
     NAMESPACED_KINDS,
     PLURAL_BY_KIND,
     WATCH_END,
@@ -11,6 +12,7 @@ from felix.model.keys import (
     AffinityKey,
     BlockKey,
     ResourceKey,
+    format_handle_key,
     format_key,
 )
 from felix.model.net import parse_net
@@ -41,12 +43,15 @@ def render_keys() -> str:
         "",
         "## Addresses",
         "",
-        "Read for the blocks of this host, which become blackhole routes and BGP announcements.",
+        "Claims are read for the blocks of this host, which become blackhole routes and BGP announcements.",
+        "Address management writes block, handle and claim in one transaction.",
         "",
         "| what | key, for the block 192.168.0.64/26 |",
         "| --- | --- |",
         f"| affinity of a block to a host | `{format_key(AffinityKey('<host>', block))}` |",
         f"| allocations of a block | `{format_key(BlockKey(block))}` |",
+        f"| how many addresses of which blocks a container has | `{format_handle_key('<network>.<container>')}` |",
+        f"| strict affinity, limit of blocks | `{IPAM_CONFIG}` |",
     ]
     status = StatusKeys("<host>")
     workload = WorkloadId("<orchestrator>", "<workload>", "<endpoint>")

@@ -18,6 +18,7 @@ from felix.errors import DataError
 from felix.ipam import read
 from felix.ipam.apply import Allocator
 from felix.ipam.audit import Audit, Leak, audit, intersect_leaks
+from felix.ipam.faults import Stale
 from felix.ipam.records import IpamConfig
 from felix.ipam.release import Release
 from felix.ipam.usage import BlockUsage, PoolUsage, find_borrowed, measure
@@ -168,7 +169,7 @@ async def _release_leaks(client: EtcdClient, allocator: Allocator, names: Sequen
     reports = [_read_report(name) for name in names]
     now = audit(await read.read_inventory(client))
     leaks = intersect_leaks([now, *reports])
-    released = await allocator.release(list(map(_as_release, leaks)))
+    released = await _release_each(allocator, leaks)
     handles = [name for name in now.empty_handles if all(name in one.empty_handles for one in reports)]
     for name in handles:
         await allocator.release_handle(name)
@@ -179,6 +180,25 @@ async def _release_leaks(client: EtcdClient, allocator: Allocator, names: Sequen
     if handles or claims:
         print(f"Removed {len(handles)} empty handle(s) and {len(claims)} claim(s) of blocks")
     return ExitCode.OK
+
+
+async def _release_each(allocator: Allocator, leaks: Sequence[Leak]) -> list[Net]:
+    """Returns the addresses that were given back; those that somebody was given just now are named and kept."""
+    by_block: dict[str, list[Release]] = {}
+    for leak in leaks:
+        one = Release(parse_address(leak.ip), leak.handle, leak.sequence_number or None)
+        by_block.setdefault(leak.block, []).append(one)
+    released: list[Net] = []
+    for group in by_block.values():
+        try:
+            released += await allocator.release(group)
+        except Stale:
+            for one in group:
+                try:
+                    released += await allocator.release([one])
+                except Stale as error:
+                    print(f"warning: {error}", file=sys.stderr)
+    return released
 
 
 async def _configure(client: EtcdClient, arguments: argparse.Namespace) -> int:
@@ -193,10 +213,6 @@ async def _configure(client: EtcdClient, arguments: argparse.Namespace) -> int:
     config = await Allocator(client).configure(lambda old: replace(old, **given))
     _print_configuration(config, "ps")
     return ExitCode.OK
-
-
-def _as_release(leak: Leak) -> Release:
-    return Release(parse_address(leak.ip), leak.handle, leak.sequence_number or None)
 
 
 def _print_configuration(config: IpamConfig, form: str) -> None:

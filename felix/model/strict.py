@@ -65,7 +65,7 @@ def find_strict_flaws(record: ResourceRecord) -> Iterator[Flaw]:
         case IPAMConfiguration(spec=addresses) if not (addresses.strict_affinity or addresses.auto_allocate_blocks):
             reason = "expected true here or in strictAffinity: otherwise hosts share blocks that nobody allocates"
             yield Flaw((*SPEC, "autoAllocateBlocks"), False, reason)
-        case (ClusterInformation() | IPAMConfiguration()) if record.metadata.name != "default":
+        case ClusterInformation() | IPAMConfiguration() if record.metadata.name != "default":
             yield Flaw(("metadata", "name"), record.metadata.name, "expected default; there is only one")
 
 
