@@ -15,10 +15,11 @@ from felix.ipam import read
 from felix.ipam.block import Block
 from felix.ipam.draft import Draft, StoredBlock
 from felix.ipam.faults import Contended, NotReleasable
-from felix.ipam.plan import Plan, Request, Situation, plan_assign, plan_auto_assign, plan_claim
+from felix.ipam.plan import plan_assign, plan_auto_assign, plan_claim
 from felix.ipam.read import Store
 from felix.ipam.records import Handle, IpamConfig, render_config
 from felix.ipam.release import Release, count_leaving, find_ordinals, plan_release, plan_release_handle
+from felix.ipam.types import Plan, Request, Situation
 from felix.model.keys import IPAM_CONFIG, BlockKey, format_key
 from felix.model.net import Net, parse_net
 from felix.reconcile.retry import BackOff

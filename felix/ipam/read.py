@@ -9,9 +9,9 @@ from felix.datastore.messages import prefix_end
 from felix.datastore.types import Compare, KeyValue, Op, RangeOp, RangePage, TxnResult
 from felix.ipam.audit import Inventory
 from felix.ipam.draft import StoredBlock
-from felix.ipam.plan import Situation
 from felix.ipam.pools import Pool, Reserved
 from felix.ipam.records import Affinity, Handle, IpamConfig, parse_affinity, parse_config, parse_handle
+from felix.ipam.types import Situation
 from felix.model.codec import decode
 from felix.model.keys import (
     HANDLES,

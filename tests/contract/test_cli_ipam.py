@@ -14,7 +14,7 @@ from felix.__main__ import main
 from felix.config.exits import ExitCode
 from felix.datastore.etcd import EtcdClient, EtcdSettings
 from felix.ipam.apply import Allocator
-from felix.ipam.plan import Request
+from felix.ipam.types import Request
 from felix.model.net import parse_address
 from tests.support.etcd import EtcdServer, running_etcd
 from tests.support.ipam import check_laws, config, pool, resource

@@ -14,9 +14,9 @@ from felix.datastore.types import Compare, DeleteOp, PutOp, RangeOp, RangePage, 
 from felix.errors import DataError
 from felix.ipam.apply import Allocator, Pace
 from felix.ipam.faults import AddressTaken, Exhausted, NoPool, Stale
-from felix.ipam.plan import Request
 from felix.ipam.read import Store
 from felix.ipam.release import Release
+from felix.ipam.types import Request
 from felix.model.codec import decode
 from felix.model.keys import parse_key
 from felix.model.net import parse_address, parse_net

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from felix.ipam.apply import Allocator
 from felix.ipam.faults import Exhausted
-from felix.ipam.plan import Request
+from felix.ipam.types import Request
 from felix.model.net import Net
 from tests.model.calico_ipam import CalicoIpam
 from tests.model.fake_store import FakeStore, run_interleaved

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from felix.ipam.apply import Allocator, Pace
 from felix.ipam.faults import Contended, Exhausted, NotReleasable
-from felix.ipam.plan import Request
 from felix.ipam.release import Release
+from felix.ipam.types import Request
 from felix.model.net import Net, parse_net
 from tests.model.fake_store import FakeStore, rest, run, run_interleaved
 from tests.support.ipam import check_laws, config, pool, read_blocks
