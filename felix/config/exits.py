@@ -8,7 +8,7 @@ from felix.errors import Blame, FelixError
 
 
 class ExitCode(enum.IntEnum):
-    """How a command ended. Values above 63 are those of sysexits.h, 129 is what Calico's Felix uses."""
+    """How a command ended. Values above 63 are those of sysexits.h."""
 
     OK = 0
     FAILED = 1
@@ -19,7 +19,6 @@ class ExitCode(enum.IntEnum):
     BUG = 70
     PEER_AWAY = 75
     BAD_SETTING = 78
-    RESTART_WANTED = 129
     INTERRUPTED = 130
 
 
@@ -33,7 +32,6 @@ MEANING_BY_CODE: dict[ExitCode, str] = {
     ExitCode.BUG: "Felix itself is wrong; please report the traceback.",
     ExitCode.PEER_AWAY: "etcd, BIRD or another peer is away or failed; the same command may succeed later.",
     ExitCode.BAD_SETTING: "A setting of the environment or the file cannot be used; it is named. A restart is no use.",
-    ExitCode.RESTART_WANTED: "`felix run`: a setting changed that takes a new start. The supervisor starts it again.",
     ExitCode.INTERRUPTED: "Somebody pressed Ctrl-C; what was under way may be half done.",
 }
 

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from felix.calc.desired import DesiredDelta
@@ -172,7 +172,7 @@ class Driver:
 
     def on_delta(self, delta: DesiredDelta, revision: int, arrived_at: float) -> None:
         """Desired state changed by `delta`, which arrived then (monotonic seconds) and ends at that revision."""
-        self._arrived.append((delta, arrived_at))
+        self._arrived.append((delta if self._links.config.has_ipv6 else _without_ipv6(delta), arrived_at))
         self._revision = max(self._revision, revision)
         self._wake.set()
 
@@ -514,6 +514,16 @@ class Driver:
         if result.reason:
             log.warning("conntrack: %s; connections of %d former addresses may live on", result.reason, len(planned))
         self.counts.flushed += result.removed_count
+
+
+def _without_ipv6(delta: DesiredDelta) -> DesiredDelta:
+    """Returns the delta without IPv6 addresses: what is nobody's source and has no route is dropped."""
+    endpoints = {
+        key: endpoint and replace(endpoint, addresses=tuple(net for net in endpoint.addresses if net.version == 4))
+        for key, endpoint in delta.endpoints.items()
+    }
+    blocks = {block: wanted for block, wanted in delta.blocks.items() if block.version == 4}
+    return replace(delta, endpoints=endpoints, blocks=blocks)
 
 
 def _count_elements(changes: list[SetChange]) -> int:

@@ -18,7 +18,8 @@ class LinkConfig:
     """What Felix may set.
 
     has_host_forwarding: whether the switches for forwarding of the whole host are ours to turn on.
-    has_ipv6: whether this kernel has IPv6 at all. protocol: marks our permanent neighbours; others are not removed.
+    has_ipv6: whether workloads have IPv6: this kernel has it, and Ipv6Support is on.
+    protocol: marks our permanent neighbours; others are not removed.
     """
 
     has_host_forwarding: bool = True

@@ -136,14 +136,17 @@ class FakeWorld:
             raise failures.pop(0)
 
 
+ONLY_WORKLOADS = LinkConfig(has_host_forwarding=False)
+
+
 class Rig:
     """A driver on a fake world. cycles: all so far. foreign: what was told of others' changes."""
 
-    def __init__(self, world: FakeWorld) -> None:
+    def __init__(self, world: FakeWorld, links: LinkConfig = ONLY_WORKLOADS) -> None:
         self.world = world
         self.cycles: list[Cycle] = []
         self.foreign: list[tuple[str, str]] = []
-        config = DriverConfig(links=LinkConfig(has_host_forwarding=False))
+        config = DriverConfig(links=links)
         self.driver = Driver(config, world, self.cycles.append, lambda *who: self.foreign.append(who))
         self.revision = 0
         self._task: asyncio.Task[None] | None = None

@@ -9,6 +9,7 @@ import pytest
 
 from felix.calc.desired import Action, CompiledPolicy, CompiledRule, DesiredDelta, Stack
 from felix.dataplane.cycle import EndpointCondition
+from felix.dataplane.links.types import LinkConfig
 from felix.dataplane.nft.types import Culprit
 from felix.dataplane.routes.types import RTN_UNICAST, SCOPE_LINK, RouteKey, RouteValue
 from felix.errors import KernelRefused, PeerError
@@ -45,6 +46,18 @@ async def test_new_endpoint_is_reachable_only_after_its_policy_stands(rig: Rig, 
     assert open_before_route == [True]
     assert world.has_route("10.1.0.1")
     assert world.has_route("fd01::1")
+
+
+async def test_endpoint_where_ipv6_is_switched_off_gets_no_ipv6_route_and_no_ipv6_source(world: FakeWorld) -> None:
+    rig = Rig(world, LinkConfig(has_host_forwarding=False, has_ipv6=False))
+    try:
+        await rig.start(A)
+        await rig.until_up(A)
+        assert world.has_route("10.1.0.1")
+        assert not world.has_route("fd01::1")
+        assert rig.driver.board.endpoints[A.key].addresses == A.addresses[:1]
+    finally:
+        await rig.stop()
 
 
 async def test_leaving_endpoint_loses_its_route_before_its_policy(rig: Rig, world: FakeWorld) -> None:
