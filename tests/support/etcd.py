@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -99,10 +100,13 @@ class EtcdServer:
 
     def pause(self) -> None:
         """The server keeps its connections and says nothing."""
-        self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # the signal alone only asks; its threads go on meanwhile
 
     def resume(self) -> None:
-        self._signal(signal.SIGCONT)
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """The server is gone at once, as by a crash; its data stay."""
@@ -121,10 +125,6 @@ class EtcdServer:
         """The server and everything of it are gone."""
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-    def _signal(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
 
 
 @contextmanager
