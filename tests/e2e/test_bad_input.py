@@ -67,6 +67,8 @@ _BAD = [
     _spec("NetworkSet", {"nets": ["10.0.0/8"]}, "spec.nets[0]", "expected"),
     _spec("GlobalNetworkSet", {"nets": {"10.0.0.0/8": True}}, "spec.nets", "expected"),
     _spec("IPPool", {"cidr": "192.168.0.0/33"}, "spec.cidr", "expected a prefix"),
+    _spec("IPReservation", {"reservedCIDRs": ["10.0.0.0/33"]}, "spec.reservedCIDRs[0]", "expected"),
+    _spec("IPAMConfiguration", {"strictAffinity": "perhaps"}, "spec.strictAffinity", "expected"),
     _spec("Node", {"bgp": {"ipv4Address": "10.0.0.x/24"}}, "spec.bgp.ipv4Address", "expected"),
     _spec("BGPConfiguration", {"asNumber": "many"}, "spec.asNumber", ""),
     _spec("BGPPeer", {"nodeSelector": "has(", "peerIP": "10.0.0.9", "asNumber": 1}, "spec.nodeSelector", ""),
