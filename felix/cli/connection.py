@@ -1,4 +1,4 @@
-"""How commands reach etcd: options, then calicoctl's environment variables, then the agent's."""
+"""How commands reach the agent of this host, and etcd: options, calicoctl's environment variables, the agent's own."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import argparse
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 from felix.datastore.etcd import EtcdClient, EtcdSettings
 from felix.datastore.faults import EtcdUnavailable
-from felix.errors import PeerError
+from felix.errors import EnvironmentFault, PeerError
+from felix.plugins.ask import NoAgent, Refused, ask
 
 DEFAULT_ENDPOINT = "http://127.0.0.1:2379"
 TIMEOUT_S = 10.0
@@ -81,3 +83,13 @@ def run_with_etcd(arguments: argparse.Namespace, act: Callable[[EtcdClient], Awa
             f"etcd does not answer at {where}: {error}\n"
             "Start it, or say where it is with --etcd-endpoints or ETCD_ENDPOINTS."
         ) from error
+
+
+def ask_agent(run_dir: Path, method: str, route: str, body: object = None) -> object:
+    """Returns what the agent whose files are in `run_dir` answers. Raises EnvironmentFault when there is none."""
+    try:
+        return ask(str(run_dir / "felix.sock"), method, route, body)
+    except NoAgent as error:
+        raise EnvironmentFault(str(error)) from error
+    except Refused as error:
+        raise EnvironmentFault(f"the agent in {run_dir} refused {route}: {error}") from error

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 
+from felix.cli.connection import ask_agent
 from felix.config.exits import ExitCode
 from felix.config.load import load_settings
 from felix.errors import DataError, EnvironmentFault
-from felix.obs.serve import ask_local_api
 
 _EXAMPLES = """\
 examples:
@@ -89,13 +89,13 @@ def _status(arguments: argparse.Namespace) -> int:
     except DataError as error:
         print(f"felix: {error}", file=sys.stderr)
         return ExitCode.BAD_SETTING
-    answer = ask_local_api(run_dir / "felix.sock", "/v1/status")
+    answer = ask_agent(run_dir, "GET", "/v1/status")
     try:
-        status = msgspec.json.decode(answer, type=Status)
-    except msgspec.DecodeError as error:
+        status = msgspec.convert(answer, Status)
+    except msgspec.ValidationError as error:
         raise EnvironmentFault(f"what answers in {run_dir} is no agent that this command knows: {error}") from error
     if arguments.output == "json":
-        print(msgspec.json.format(answer.strip()).decode())
+        print(msgspec.json.format(msgspec.json.encode(answer)).decode())
     else:
         print("\n".join(render_status(status)))
     return ExitCode.OK if status.ready else ExitCode.FAILED

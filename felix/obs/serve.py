@@ -96,27 +96,6 @@ async def serve_local_api(path: Path, answer_by_path: Mapping[str, Answer]) -> D
     return Door(runner)
 
 
-def ask_local_api(path: Path, route: str, timeout_s: float = 5.0) -> bytes:
-    """Returns what the agent on the socket at `path` answers to GET `route`, as JSON; waits for it.
-
-    Raises EnvironmentFault when no agent answers there, or when it refuses.
-    """
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(timeout_s)
-            connection.connect(str(path))
-            connection.sendall(f"GET {route} HTTP/1.0\r\nHost: felix\r\n\r\n".encode())
-            with connection.makefile("rb") as stream:
-                head, _, body = stream.read().partition(b"\r\n\r\n")
-    except OSError as error:
-        hint = "ask as root" if isinstance(error, PermissionError) else "is felix running?"
-        raise EnvironmentFault(f"no agent answers on {path} ({error.strerror or error}); {hint}") from error
-    status = head.split(b" ", 2)[1:2]
-    if status != [b"200"]:
-        raise EnvironmentFault(f"the agent on {path} refused {route}: {body.decode(errors='replace').strip()}")
-    return body
-
-
 async def _serve_tcp(
     what: str, handlers: Mapping[str, Callable[[web.Request], Awaitable[web.Response]]], host: str, port: int
 ) -> Door:

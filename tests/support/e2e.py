@@ -22,7 +22,7 @@ from felix.lab.lab import Lab
 from felix.lab.names import ETCD_PORT, FABRIC_ADDRESS_V4
 from felix.lab.place import Place, wait_until
 from felix.lab.store import Document, Json
-from felix.obs.serve import ask_local_api
+from felix.plugins.ask import ask
 
 STREAM = Path(__file__).parents[1] / "e2e" / "stream.py"
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -64,7 +64,8 @@ def metric(host: Host, name: str, **labels: str) -> float:
 
 def status(host: Host) -> dict[str, Json]:
     """Returns what the agent's local API says of itself."""
-    answer: dict[str, Json] = json.loads(ask_local_api(host.rundir / "felix.sock", "/v1/status"))
+    answer = ask(str(host.rundir / "felix.sock"), "GET", "/v1/status")
+    assert isinstance(answer, dict)
     return answer
 
 

@@ -9,7 +9,6 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import msgspec
 import pytest
 import uvloop
 
@@ -17,7 +16,8 @@ from felix.errors import EnvironmentFault
 from felix.obs import serve
 from felix.obs.health import Health
 from felix.obs.metrics import Metrics
-from felix.obs.serve import ask_local_api, keep_pulse, serve_health, serve_local_api, serve_metrics
+from felix.obs.serve import keep_pulse, serve_health, serve_local_api, serve_metrics
+from felix.plugins.ask import NoAgent, Refused, ask
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -70,16 +70,16 @@ async def answer_status(query: Mapping[str, str]) -> object:
 def test_local_api_answers_its_own_user(tmp_path: Path, loop: str) -> None:
     path = tmp_path / "run" / "felix.sock"
 
-    async def scenario() -> bytes:
+    async def scenario() -> object:
         door = await serve_local_api(path, {"/v1/status": answer_status})
         assert path.stat().st_mode & 0o777 == 0o600
         try:
-            return await asyncio.to_thread(ask_local_api, path, "/v1/status?a=b")
+            return await asyncio.to_thread(ask, str(path), "GET", "/v1/status?a=b")
         finally:
             await door.close()
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-        assert msgspec.json.decode(runner.run(scenario())) == {"revision": 7, "query": {"a": "b"}}
+        assert runner.run(scenario()) == {"revision": 7, "query": {"a": "b"}}
 
 
 async def test_local_api_refuses_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,8 +87,8 @@ async def test_local_api_refuses_another_user(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(serve, "_peer_uid", lambda request: os.geteuid() + 1)
     door = await serve_local_api(path, {"/v1/status": answer_status})
     try:
-        with pytest.raises(EnvironmentFault, match="may not ask"):
-            await asyncio.to_thread(ask_local_api, path, "/v1/status")
+        with pytest.raises(Refused, match="may not ask"):
+            await asyncio.to_thread(ask, str(path), "GET", "/v1/status")
     finally:
         await door.close()
 
@@ -101,14 +101,14 @@ async def test_local_api_replaces_a_dead_socket_and_leaves_a_live_one(tmp_path: 
     try:
         with pytest.raises(EnvironmentFault, match="another agent"):
             await serve_local_api(path, {"/v1/status": answer_status})
-        assert b"revision" in await asyncio.to_thread(ask_local_api, path, "/v1/status")
+        assert await asyncio.to_thread(ask, str(path), "GET", "/v1/status") == {"revision": 7, "query": {}}
     finally:
         await door.close()
 
 
-def test_ask_local_api_nobody_there_is_a_fault_that_says_what_to_look_for(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentFault, match="is felix running"):
-        ask_local_api(tmp_path / "felix.sock", "/v1/status")
+def test_ask_nobody_there_says_what_to_look_for(tmp_path: Path) -> None:
+    with pytest.raises(NoAgent, match="is felix running"):
+        ask(str(tmp_path / "felix.sock"), "GET", "/v1/status")
 
 
 def test_peer_credentials_are_what_the_kernel_says() -> None:
