@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from felix.calc.desired import DesiredDelta
 from felix.clock import monotonic_s
-from felix.dataplane.conntrack.plan import ConntrackPlan, ConntrackPlanned
+from felix.dataplane.conntrack.serve import ConnectionKeeper
 from felix.dataplane.cycle import Cycle
 from felix.dataplane.endpoints import EndpointBoard
 from felix.dataplane.links.plan import LinkPlan
@@ -89,17 +89,16 @@ class Driver:
         on_cycle: Callable[[Cycle], None],
         on_foreign: Callable[[str, str], None],
     ) -> None:
+        self._wake = asyncio.Event()
         self._kernel = kernel
         self._on_cycle = on_cycle
         self._on_foreign = on_foreign
         self._nft = NftPlan(config.nft)
         self._routes = RoutePlan(config.routes)
         self._links = LinkPlan(config.links)
-        self._conntrack = ConntrackPlan()
-        self._flush: asyncio.Task[None] | None = None
+        self._connections = ConnectionKeeper(kernel.flush, self._on_flushed)
         self._board = EndpointBoard(self._nft, self._routes, self._links)
         self._nft_needs_read = True
-        self._wake = asyncio.Event()
         self._retries: RetryQueue[str] = RetryQueue(BackOff(first_s=0.2, most_s=30.0))
         self._refresh = RefreshIntervals()
         self._refresh_at: dict[str, float] = {}
@@ -203,8 +202,7 @@ class Driver:
 
     async def close(self) -> None:
         """Threads and sockets are gone, what had begun has ended; everything in the kernel stays as it is."""
-        if self._flush is not None:
-            await asyncio.wait([self._flush])
+        await self._connections.close()
         await self._kernel.close()
 
     # --- What wakes a cycle ---
@@ -294,6 +292,10 @@ class Driver:
         self._nft_needs_read = True
         self._wake.set()
 
+    def _on_flushed(self, count: int) -> None:
+        self.counts.flushed += count
+        self._wake.set()
+
     def _note_lost(self, family: str) -> None:
         self.counts.lost_by_family[family] = self.counts.lost_by_family.get(family, 0) + 1
 
@@ -311,14 +313,14 @@ class Driver:
         await self._attempt((ROUTES,), cycle, self._remove_routes)
         await self._attempt((NFT,), cycle, self._apply_nft)
         if NFT not in cycle.failures:  # a route opens a way, so the gate must stand
-            await self._flush_inherited()
+            await self._connections.flush_inherited()
             # Both are for one thread, which takes them in this order without waiting for this loop in between.
             await asyncio.gather(
                 self._attempt((LINKS,), cycle, self._apply_links), self._attempt((ROUTES,), cycle, self._add_routes)
             )
             await self._attempt((NFT,), cycle, self._clean_nft)
         if not cycle.failures:  # or what ends the traffic may be missing, and entries would come again
-            self._flush_rest()
+            self._connections.flush_rest()
         self._settle(cycle)
         cycle.revision = 0 if cycle.failures or self._nft_needs_read else revision
         if not cycle.failures:
@@ -350,7 +352,7 @@ class Driver:
             }
             self._routes.on_delta(served, delta.blocks)
             self._links.on_delta(served)
-            self._conntrack.on_delta(served)
+            self._connections.on_delta(served)
             self._board.on_delta(delta.endpoints, arrived_at)
 
     async def _attempt(self, families: Sequence[str], cycle: Cycle, step: Callable[[Cycle], Awaitable[None]]) -> None:
@@ -482,38 +484,6 @@ class Driver:
             cycle.note_writes(LINKS, len(result.mended) + sum(answer is None for answer in neighbours))
             for mended in result.mended:
                 log.debug("%s was %s, is %s", mended.path, mended.before, mended.value)
-
-    # --- Connections ---
-
-    async def _flush_inherited(self) -> None:
-        """No connection of a former owner is left for the addresses that have a new one; waits for it."""
-        if not self._conntrack.has_inherited:
-            return
-        if self._flush is not None:
-            await asyncio.wait([self._flush])
-        if planned := self._conntrack.plan_inherited():
-            await self._flush_now(planned)
-
-    def _flush_rest(self) -> None:
-        """Connections of addresses that left are being removed; nothing waits for it, a huge table takes seconds."""
-        if self._flush is not None:
-            if not self._flush.done():
-                return
-            self._flush.result()  # whatever it raised is a bug, and ends the agent
-            self._flush = None
-        if planned := self._conntrack.plan():
-            self._flush = asyncio.create_task(self._flush_in_background(planned), name="conntrack")
-
-    async def _flush_in_background(self, planned: ConntrackPlanned) -> None:
-        await self._flush_now(planned)
-        self._wake.set()  # more addresses may have left meanwhile
-
-    async def _flush_now(self, planned: ConntrackPlanned) -> None:
-        result = await self._kernel.flush(planned)
-        self._conntrack.absorb(planned, result)
-        if result.reason:
-            log.warning("conntrack: %s; connections of %d former addresses may live on", result.reason, len(planned))
-        self.counts.flushed += result.removed_count
 
 
 def _without_ipv6(delta: DesiredDelta) -> DesiredDelta:

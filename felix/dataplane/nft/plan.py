@@ -63,8 +63,6 @@ class NftPlan:
         self._problems_version = 0
         self._rebuilds = False
         self._is_guarding = False
-        self._is_under_way = False
-        self._waiting: list[DesiredDelta] = []
         for name, lines in base_objects().items():
             self._objects.set_desired(name, lines)
         for set_, shape in DISPATCH_SHAPES.items():
@@ -75,15 +73,9 @@ class NftPlan:
     def on_delta(self, delta: DesiredDelta) -> None:
         """Desired state has changed by `delta`; costs what the change costs.
 
-        What comes while a cycle is under way (after `plan_fill`, before `plan_cleanup`) waits for the next `plan_fill`:
-        the later steps would otherwise refer to sets that the first has not filled, or remove chains still referred to.
+        Never between `plan_fill` and `plan_cleanup`: the later steps would refer to sets that the first has not filled,
+        or remove chains still referred to.
         """
-        if self._is_under_way:
-            self._waiting.append(delta)
-        else:
-            self._take(delta)
-
-    def _take(self, delta: DesiredDelta) -> None:
         for set_id, wanted in delta.sets.items():
             if wanted:
                 self._addresses.open(set_id)
@@ -153,8 +145,6 @@ class NftPlan:
 
     def plan_fill(self) -> FillPlan:
         """Returns the first step: missing or wrong base chains and declarations, and elements of address sets."""
-        self._end_cycle()
-        self._is_under_way = True
         base = base_objects()
         objects = sorted(self._objects.pending_updates(), key=lambda item: item[0] not in base)
         tracker = self._chains.tracker
@@ -185,21 +175,13 @@ class NftPlan:
 
     def plan_cleanup(self) -> CleanupPlan:
         """Returns the third step, for when the second has been absorbed."""
-        plan = CleanupPlan(tuple(self._chains.tracker.pending_deletes()), tuple(self._objects.pending_deletes()))
-        self._end_cycle()
-        return plan
-
-    def _end_cycle(self) -> None:
-        self._is_under_way = False
-        for delta in self._waiting:
-            self._take(delta)
-        self._waiting.clear()
+        return CleanupPlan(tuple(self._chains.tracker.pending_deletes()), tuple(self._objects.pending_deletes()))
 
     @property
     def is_settled(self) -> bool:
         """Whether nothing is left to do."""
         is_structured = self._chains.tracker.is_settled and self._objects.is_settled and not self._rebuilds
-        return is_structured and not self._members.unsettled_sets() and not self._waiting
+        return is_structured and not self._members.unsettled_sets()
 
     # --- What became of it ---
 
@@ -302,7 +284,7 @@ class NftPlan:
     def is_enforced(self, key: ResourceKey) -> bool:
         """Whether the kernel is believed to lead the endpoint's packets, and nobody else's, to its chains."""
         endpoint = self._endpoints.get(key)
-        if endpoint is None or key in self._problems or any(key in delta.endpoints for delta in self._waiting):
+        if endpoint is None or key in self._problems:
             return False
         believed, desired = self._chains.tracker.believed, self._chains.tracker.desired
         stacks = (stack_chain(INGRESS, endpoint.ingress), stack_chain(EGRESS, endpoint.egress))

@@ -163,23 +163,6 @@ def test_config_with_unusable_prefix_is_refused(prefixes: tuple[str, ...]) -> No
         NftConfig(interface_prefixes=prefixes)
 
 
-def test_change_in_the_middle_of_a_cycle_waits_for_the_next_one() -> None:
-    one, two = endpoint(1, _STACK, _EMPTY), endpoint(2, _EMPTY, _EMPTY)
-    plan = _plan(DesiredDelta(policies={_A: _ALLOW, _B: _ALLOW}, endpoints={one.key: one, two.key: two}))
-    kernel = FakeNft()
-    drive(kernel, plan)
-    plan.plan_fill()
-    rule = CompiledRule(Action.ALLOW, source=EntityMatch(sets=(SetRef("late", False, False),)))
-    late = DesiredDelta(sets={"late": True}, policies={_A: CompiledPolicy((rule,), ())}, endpoints={two.key: None})
-    plan.on_delta(late)
-    assert not plan.is_enforced(two.key)
-    assert not plan.plan_structure()
-    assert not plan.plan_cleanup()
-    results = drive(kernel, plan)
-    assert plan.is_settled
-    assert not any(result.closed or result.error for result in results)
-
-
 def _read_after(mischief: Callable[[KernelTable], None]) -> NftPlan:
     """Returns a new run's plan that has read the table of an endpoint's host after somebody's mischief."""
     one = endpoint(1, _STACK, _EMPTY)
