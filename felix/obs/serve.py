@@ -10,11 +10,13 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
@@ -22,10 +24,22 @@ from felix.errors import EnvironmentFault
 from felix.obs.health import Health, render_states
 
 Answer = Callable[[Mapping[str, str]], Awaitable[object]]
-"""Takes the query of a request; returns what msgspec can encode as JSON."""
+"""Takes the query of a request; returns what msgspec can encode as JSON, or a `Reply` with it."""
+Act = Callable[[bytes], Awaitable[object]]
+"""Takes the body of a request that changes something; returns as an `Answer` does."""
+
+_BODY_LIMIT_BYTES = 1 << 20
+_CODE_BY_STATUS = {404: "not-found"}
 
 _PEER_CREDENTIALS = struct.Struct("3i")
 _TEXT_VERSION = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Reply(NamedTuple):
+    """An answer with a status of HTTP other than 200."""
+
+    value: object
+    status: int
 
 
 class Door:
@@ -66,25 +80,19 @@ async def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> Do
     return await _serve_tcp("metrics", {"/metrics": handle}, host, port)
 
 
-async def serve_local_api(path: Path, answer_by_path: Mapping[str, Answer]) -> Door:
-    """Serves GET requests on the Unix socket at `path`, as `/v1/status`, in JSON.
+async def serve_local_api(
+    path: Path, answer_by_path: Mapping[str, Answer], act_by_path: Mapping[str, Act] | None = None
+) -> Door:
+    """Serves requests on the Unix socket at `path`, as GET `/v1/status` and POST `/v1/attach`, in JSON.
 
     The folder is made if missing; a socket that a dead agent left is replaced. Raises EnvironmentFault when another
     agent answers there, or when the socket cannot be made.
     """
-
-    def admit(answer: Answer) -> Callable[[web.Request], Awaitable[web.Response]]:
-        async def handle(request: web.Request) -> web.Response:
-            uid = _peer_uid(request)
-            if uid not in {0, os.geteuid()}:
-                return _json({"error": f"user {uid} may not ask this agent; ask as root"}, status=403)
-            return _json(await answer(request.query))
-
-        return handle
-
     if _is_answering(path):
         raise EnvironmentFault(f"another agent answers on {path}; stop it, or give this one another RunDir")
-    runner = await _prepare({route: admit(answer) for route, answer in answer_by_path.items()})
+    routes = [web.get(route, _show(answer)) for route, answer in answer_by_path.items()]
+    routes += [web.post(route, _do(act)) for route, act in (act_by_path or {}).items()]
+    runner = await _prepare(routes, [_admit])
     try:
         _make_folder(path.parent)
         await web.UnixSite(runner, str(path)).start()
@@ -96,10 +104,41 @@ async def serve_local_api(path: Path, answer_by_path: Mapping[str, Answer]) -> D
     return Door(runner)
 
 
+def _show(answer: Answer) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return _respond(await answer(request.query))
+
+    return handle
+
+
+def _do(act: Act) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return _respond(await act(await request.read()))
+
+    return handle
+
+
+@web.middleware
+async def _admit(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Only who may ask is answered, and every answer is JSON, also those that aiohttp would give."""
+    uid = _peer_uid(request)
+    if uid not in {0, os.geteuid()}:
+        return _json({"error": f"user {uid} may not ask this agent; ask as root", "code": "forbidden"}, status=403)
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        code = _CODE_BY_STATUS.get(error.status, "invalid")
+        return _json({"error": f"{request.method} {request.path}: {error.reason}", "code": code}, status=error.status)
+
+
+def _respond(value: object) -> web.Response:
+    return _json(value.value, value.status) if isinstance(value, Reply) else _json(value)
+
+
 async def _serve_tcp(
     what: str, handlers: Mapping[str, Callable[[web.Request], Awaitable[web.Response]]], host: str, port: int
 ) -> Door:
-    runner = await _prepare(handlers)
+    runner = await _prepare([web.get(path, handler) for path, handler in handlers.items()])
     try:
         await web.TCPSite(runner, host or None, port, reuse_address=True).start()
     except OSError as error:
@@ -108,9 +147,9 @@ async def _serve_tcp(
     return Door(runner)
 
 
-async def _prepare(handlers: Mapping[str, Callable[[web.Request], Awaitable[web.Response]]]) -> web.AppRunner:
-    application = web.Application(client_max_size=65536)
-    application.router.add_routes([web.get(path, handler) for path, handler in handlers.items()])
+async def _prepare(routes: Sequence[web.RouteDef], middlewares: Sequence[Middleware] = ()) -> web.AppRunner:
+    application = web.Application(client_max_size=_BODY_LIMIT_BYTES, middlewares=middlewares)
+    application.router.add_routes(routes)
     runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     return runner
