@@ -163,10 +163,14 @@ class AllocateRequest(Message, frozen=True, kw_only=True):
 
 
 class ReleaseRequest(Message, frozen=True, kw_only=True):
-    """What is given back: all of a handle, or these addresses; with both, those of them that the handle holds."""
+    """What is given back: all of a handle, or these addresses; with both, those of them that the handle holds.
+
+    attributes: when given, only what this host allocated with all of these; net-modules releases by address alone.
+    """
 
     handle: str = ""
     addresses: tuple[str, ...] = ()
+    attributes: dict[str, str] = {}
     deadline_s: Deadline = DEFAULT_DEADLINE_S
 
 
