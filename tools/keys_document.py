@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from felix.datastore.status import StatusKeys, WorkloadId
 from felix.model.keys import (
+    COLLECTOR,
     IPAM_CONFIG,
     NAMESPACED_KINDS,
     PLURAL_BY_KIND,
@@ -12,6 +13,7 @@ from felix.model.keys import (
     AffinityKey,
     BlockKey,
     ResourceKey,
+    format_fence_key,
     format_handle_key,
     format_key,
 )
@@ -66,6 +68,16 @@ def render_keys() -> str:
         f"| the agent lives | `{status.agent}` | every ReportingIntervalSecs, gone after ReportingTTLSecs |",
         f"| the agent lived | `{status.agent_last}` | with the one above; stays |",
         f"| a workload endpoint | `{status.workload(workload)}` | on change, when EndpointReportingEnabled |",
+        "",
+        "## Felix's own",
+        "",
+        "Calico has no such keys, and its tools do not look at them.",
+        "",
+        "| what | key | written |",
+        "| --- | --- | --- |",
+        f"| which agent collects | `{COLLECTOR}` | by that agent, which is its value; leased |",
+        f"| a host that was given up as lost | `{format_fence_key('<host>')}` "
+        "| by the collector or `felix ipam release`; goes when the host is back and has cleaned up |",
         "",
         "In a name, `%` and `/` are percent-escaped; `<workload>` is the namespace and the workload, joined by `/`.",
     ]

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, NamedTuple, get_type_hints
 from felix.config import readers
 from felix.config.readers import Reader, choice, whole
 
-Group = Literal["Datastore", "Dataplane", "BGP", "Status", "Health and metrics", "Logs", "Files"]
+Group = Literal["Datastore", "Dataplane", "BGP", "Status", "Addresses", "Health and metrics", "Logs", "Files"]
 
 
 class About(NamedTuple):
@@ -292,6 +292,33 @@ class Settings:
             "Folder in which endpoint-status/ gets one file per programmed endpoint; none: no files.",
         ),
     ] = "/var/run/calico"
+    ipam_leak_grace_period_s: Annotated[
+        float,
+        About(
+            "IPAMLeakGracePeriod",
+            "Addresses",
+            readers.SECONDS,
+            "How long an address that nobody uses, or a record of addresses that does not hold, must have been so "
+            "before it is taken back. 0: never.",
+            yaml_name="ipamLeakGracePeriod",
+            unit="s",
+            is_live=True,
+            is_own=True,
+        ),
+    ] = 900.0
+    lost_host_grace_period_s: Annotated[
+        float,
+        About(
+            "LostHostGracePeriod",
+            "Addresses",
+            readers.SECONDS,
+            "How long a host must have given no sign of life before its endpoints go and its addresses are taken "
+            "back. 0: never.",
+            unit="s",
+            is_live=True,
+            is_own=True,
+        ),
+    ] = 3600.0
     health_enabled: Annotated[
         bool, About("HealthEnabled", "Health and metrics", readers.BOOL, "Whether /liveness and /readiness are served.")
     ] = False

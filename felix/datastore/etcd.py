@@ -101,9 +101,11 @@ class EtcdClient:
         # the header tells the newest revision even when an older one was read
         return RangePage(page.kvs, revision, page.more, page.cluster_id) if revision else page
 
-    async def pages(self, start: str, end: str, page_keys: int = PAGE_KEYS) -> AsyncIterator[RangePage]:
-        """Yields the whole range page by page, all of them at the revision of the first; at least one page."""
-        page = await self.range(start, end, limit=page_keys)
+    async def pages(
+        self, start: str, end: str, page_keys: int = PAGE_KEYS, *, revision: int = 0
+    ) -> AsyncIterator[RangePage]:
+        """Yields the whole range page by page, all at `revision` (0: the newest at the first page); at least one page."""
+        page = await self.range(start, end, revision=revision, limit=page_keys)
         yield page
         while page.more:
             start = wire.key_behind(page.kvs[-1].key)

@@ -1,10 +1,15 @@
-"""Writes status back: of each endpoint when it changes, of the agent at intervals. Forwarding never waits for it."""
+"""Writes status back: of each endpoint when it changes, of the agent at intervals. Forwarding never waits for it.
+
+The agent's status key is the host's lease too: while it lives, nobody gives the host up. It is written only while no
+fence keeps the host out, in the same transaction that looks.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import NoReturn
@@ -12,10 +17,12 @@ from typing import NoReturn
 from felix.clock import monotonic_s, wall_s
 from felix.datastore.etcd import EtcdClient
 from felix.datastore.faults import LeaseLost
+from felix.datastore.fence import Fence, is_absent, parse_fence
 from felix.datastore.outage import Outage
 from felix.datastore.status import EndpointState, StatusKeys, WorkloadId, render_agent_status, render_endpoint_status
-from felix.datastore.types import DeleteOp, Op, PutOp
+from felix.datastore.types import Compare, DeleteOp, Op, PutOp, RangeOp, RangePage
 from felix.errors import PeerError
+from felix.model.keys import format_fence_key
 from felix.reconcile.delta import DeltaTracker
 from felix.reconcile.retry import BackOff
 
@@ -23,13 +30,15 @@ log = logging.getLogger(__name__)
 
 BATCH_KEYS = 100  # etcd takes 128 operations in a transaction unless told otherwise
 _REREAD_S = 180.0
+_SILENT_LOOK_S = 30.0  # how often a host that reports nothing looks whether it was given up
 
 
 @dataclass(frozen=True, slots=True)
 class ReportSettings:
     """What is reported, and how often.
 
-    interval_s, ttl_s: the agent's own status is written every interval and dies after ttl; interval 0: never written.
+    interval_s, ttl_s: the agent's own status is written every interval and dies after ttl; interval 0: both
+    keys are gone.
     delay_s: shortest time between two transactions of endpoint status, each for up to a hundred endpoints.
     """
 
@@ -40,22 +49,44 @@ class ReportSettings:
     delay_s: float = 1.0
 
 
-class AgentReporter:
-    """Keeps the agent's status key alive as long as the agent is."""
+async def find_fence(client: EtcdClient, hostname: str) -> Fence | None:
+    """Returns the fence that keeps a host out, None when there is none."""
+    pair = await client.get(format_fence_key(hostname))
+    return parse_fence(pair) if pair is not None else None
 
-    def __init__(self, client: EtcdClient, settings: ReportSettings) -> None:
+
+class AgentReporter:
+    """Keeps the agent's status key, which is the host's lease, alive as long as the agent is.
+
+    A host with interval 0 says nothing, so that nobody can miss its word: both keys are gone. It still looks whether it
+    was given up. clean: makes that nothing of the host is left, in etcd and in the kernel; may raise PeerError.
+    """
+
+    def __init__(
+        self, client: EtcdClient, settings: ReportSettings, clean: Callable[[Fence], Awaitable[None]] | None = None
+    ) -> None:
         self.outage = Outage()
+        self.fence: Fence | None = None
+        self._is_admitted = False
         self._client = client
         self._settings = settings
         self._keys = StatusKeys(settings.hostname, settings.region)
+        self._clean = clean
         self._started_at = monotonic_s()
         self._lease = 0
         self._is_first = True
 
+    @property
+    def refusal(self) -> str:
+        """Why no container may be attached to this host now; empty when it may."""
+        if self.fence is not None:
+            return f"{self.fence}; it has to clean up first"
+        return "" if self._is_admitted else "this host has not been able to say in etcd yet that it lives"
+
     async def run(self) -> NoReturn:
         """Reports until cancelled. The key is left to its lease, so that a restart is no outage."""
         while True:
-            wait_s = self._settings.interval_s
+            wait_s = self._settings.interval_s or _SILENT_LOOK_S
             try:
                 await self.report_once()
                 self.outage.note_well()
@@ -66,21 +97,49 @@ class AgentReporter:
             await asyncio.sleep(wait_s * (1.0 + 0.1 * random.random()))
 
     async def report_once(self) -> None:
-        """Both status keys are written, and one of them lives for the whole ttl from now."""
+        """Both status keys are written, and one of them lives for the whole ttl from now.
+
+        A host that was given up has cleaned up before, and its fence went in the transaction that wrote them.
+        """
+        self.fence = await self._write(None)
+        while self.fence is not None:
+            if self._clean is not None:
+                await self._clean(self.fence)
+            self.fence = await self._write(self.fence)
+        self._is_admitted = True
+
+    async def _write(self, fence: Fence | None) -> Fence | None:
+        """Returns the fence, other than `fence`, that kept the keys from being written; None: they are."""
         try:
-            await self._write()
+            return await self._try_write(fence)
         except LeaseLost:  # the agent was paused, or etcd lost its data
             self._lease = 0
-            await self._write()
+            return await self._try_write(fence)
 
-    async def _write(self) -> None:
+    async def _try_write(self, fence: Fence | None) -> Fence | None:
+        key = format_fence_key(self._settings.hostname)
+        compares: list[Compare] = [fence.stands() if fence else is_absent(key)]
+        operations = await self._plan_write()
+        if fence is not None:
+            operations.append(DeleteOp(key))
+        result = await self._client.txn(compares, operations, [RangeOp(key)])
+        if result.succeeded:
+            self._is_first = False
+            return None
+        (page,) = result.responses
+        found = page.kvs if isinstance(page, RangePage) else ()
+        # gone meanwhile, by hand or by the collector: there is nothing to stand up to any more
+        return parse_fence(found[0]) if found else await self._try_write(None)
+
+    async def _plan_write(self) -> list[Op]:
+        if not self._settings.interval_s:
+            return [DeleteOp(self._keys.agent), DeleteOp(self._keys.agent_last)] if self._is_first else []
         if self._lease:
             await self._client.keep_alive(self._lease)
         else:
             self._lease = await self._client.grant_lease(max(1, round(self._settings.ttl_s)))
         value = render_agent_status(wall_s(), monotonic_s() - self._started_at, is_first=self._is_first)
-        await self._client.txn([], [PutOp(self._keys.agent, value, self._lease), PutOp(self._keys.agent_last, value)])
-        self._is_first = False
+        return [PutOp(self._keys.agent, value, self._lease), PutOp(self._keys.agent_last, value)]
 
 
 class EndpointReporter:

@@ -16,6 +16,10 @@ IPAM_CONFIG = f"{IPAM}config"
 """How addresses are given out; one value for the whole cluster."""
 HANDLES = f"{IPAM}handle/"
 """What one container holds: how many addresses of which blocks."""
+COLLECTOR = "/felix/v1/collector"
+"""Which agent collects leaked addresses; leased. Felix's own, as is the next: Calico has no such thing."""
+LOST_HOSTS = "/felix/v1/lost-hosts/"
+"""Which hosts were given up, and may not take part before they have cleaned up."""
 WATCH_START = IPAM
 WATCH_END = "/calico/resources/v3/projectcalico.org0"  # '0' is the character behind '/'
 
@@ -86,6 +90,11 @@ def format_key(key: Key) -> str:
 def format_handle_key(handle: str) -> str:
     """Returns the etcd key of a handle, whose name has no slash."""
     return HANDLES + handle
+
+
+def format_fence_key(host: str) -> str:
+    """Returns the etcd key that keeps a host out which was given up as lost."""
+    return LOST_HOSTS + host
 
 
 def parse_key(path: str) -> Key | None:

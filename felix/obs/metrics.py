@@ -203,6 +203,33 @@ class Metrics:
         self.etcd_connected = declare.gauge("etcd_connected", "1 if the watch of etcd stands.")
         self.status_writes = declare.count("status_writes", "Status keys written to the datastore.")
         self.status_write_errors = declare.count("status_write_errors", "Those that failed and are tried again.")
+        self._declare_collection(declare)
+
+    def _declare_collection(self, declare: _Declaring) -> None:
+        self.fenced = declare.gauge(
+            "fenced", "1 if this host was given up as lost and has to clean up before it takes part again."
+        )
+        self.collector_leader = declare.gauge(
+            "collector_leader", "1 if this agent is the one that collects leaked addresses and lost hosts."
+        )
+        self.ipam_leaks = declare.gauge(
+            "ipam_leaks",
+            "What the collector has found wrong: address, handle, count, affinity; kept: addresses that only a person "
+            "may take back. 0 on all agents but the collector.",
+            "kind",
+        )
+        self.ipam_collected_total = declare.count(
+            "ipam_collected_total",
+            "What this agent took back: address, handle, count, affinity of leaks; endpoint, host_address of lost "
+            "hosts.",
+            "kind",
+        )
+        self.lost_hosts = declare.gauge(
+            "lost_hosts",
+            "Hosts without a sign of life: silent (the grace period runs), reachable (its agent is silent, its routes "
+            "are there), fenced (given up). 0 on all agents but the collector.",
+            "state",
+        )
 
     def _declare_process(self, declare: _Declaring) -> None:
         self.build_info = declare.gauge("build_info", "Always 1; carries the version of Felix.", "version")
