@@ -12,10 +12,6 @@ from typing import NamedTuple
 from felix.model.keys import ResourceKey
 
 DEFAULT_INTERFACE = "eth0"
-HOST_MAC = "ee:ee:ee:ee:ee:ee"
-GATEWAY_BY_VERSION = {4: "169.254.1.1", 6: "fe80::ecee:eeff:feee:eeee"}
-"""Where a container sends everything: addresses of the host's end that every host end has."""
-
 INTERFACE_LENGTH = 15  # of the kernel, without the final zero
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,126}")
 """What a network, a container, an orchestrator or a namespace may be called; CNI's own rule, and bounded."""

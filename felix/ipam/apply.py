@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import operator
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,11 +16,18 @@ from felix.ipam import read
 from felix.ipam.block import Block
 from felix.ipam.draft import Draft, StoredBlock
 from felix.ipam.faults import Contended, NotReleasable
-from felix.ipam.plan import plan_assign, plan_auto_assign, plan_claim
+from felix.ipam.plan import plan_claim, plan_give
 from felix.ipam.read import Store
 from felix.ipam.records import Handle, IpamConfig, render_config
-from felix.ipam.release import Release, count_leaving, find_ordinals, plan_release, plan_release_handle
-from felix.ipam.types import Plan, Request, Situation
+from felix.ipam.release import (
+    Release,
+    count_leaving,
+    find_ordinals,
+    plan_release,
+    plan_release_handle,
+    plan_take_back,
+)
+from felix.ipam.types import Request
 from felix.model.keys import IPAM_CONFIG, BlockKey, format_key
 from felix.model.net import Net, parse_net
 from felix.reconcile.retry import BackOff
@@ -33,6 +41,9 @@ FEW = 7
 
 T = TypeVar("T")
 Choose = Callable[[StoredBlock], Sequence[int]]
+Beside = Callable[[Sequence[Net]], Awaitable[Draft]]
+"""Takes the addresses that are about to be given; returns what is to happen in the same transaction. It is asked again
+after a transaction that failed, which may be because of what it was guarded by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +73,38 @@ class Allocator:
 
         Raises NoPool, Exhausted, DataError.
         """
-        return await self._give(request, [], lambda found, now: plan_auto_assign(found, request, now))
+        return await self.give(request)
 
     async def assign(self, request: Request, address: Net) -> None:
         """The host of the request has that address, under the request's handle. Raises AddressTaken."""
-        await self._give(request, [address], lambda found, now: plan_assign(found, request, address, now))
+        await self.give(request, [address])
+
+    async def give(self, request: Request, wanted: Sequence[Net] = (), beside: Beside | None = None) -> list[Net]:
+        """The request is met in full, `wanted` included, and with it, in one transaction, what `beside` asks for.
+
+        Returns all addresses, as /32 and /128; or nothing happened. Raises NoPool, Exhausted, AddressTaken, DataError,
+        and what `beside` raises.
+        """
+
+        async def attempt() -> list[Net] | None:
+            found = await read.read_situation(self._store, request.host, request.handle)
+            near = dict(await read.read_blocks(self._store, found.affinities)) if request.ipv4 or request.ipv6 else {}
+            if wanted:
+                near |= await read.read_blocks_around(self._store, wanted)
+            found.blocks = near
+            made = plan_give(found, request, wanted, self._pace.wall())
+            if made is None:
+                versions = {version for version, count in ((4, request.ipv4), (6, request.ipv6)) if count}
+                versions |= {address.version for address in wanted}
+                found.blocks, found.is_whole = await read.list_blocks(self._store, sorted(versions)), True
+                made = plan_give(found, request, wanted, self._pace.wall())
+                assert made is not None
+            if beside is not None:
+                made.draft.join(await beside(made.addresses))
+            return made.addresses if await self._commit(made.draft) else None
+
+        async with self._lock:
+            return await self._settle(attempt)
 
     async def release(self, releases: Sequence[Release]) -> list[Net]:
         """Nobody holds these addresses; returns those that somebody held. Raises Stale, per block before any change."""
@@ -81,13 +119,33 @@ class Allocator:
                 released += await self._change(net, _choose_releases(group[start : start + ORDINALS_LIMIT]))
         return released
 
-    async def release_handle(self, name: str) -> list[Net]:
-        """The handle holds nothing, and is gone; returns what it held. Harmless when repeated."""
+    async def take_back(self, releases: Sequence[Release], beside: Draft | None = None) -> list[Net]:
+        """Of these addresses none is held any more as its release says; `beside` happened in the same transaction.
+
+        Returns what was held so. What others hold is left to them. Releases without a handle release nothing.
+        """
+
+        async def attempt() -> list[Net] | None:
+            blocks = await read.read_blocks_around(self._store, [one.address for one in releases]) if releases else {}
+            names = sorted({one.handle for one in releases if one.handle})
+            handles = await read.read_handles(self._store, names) if names else {}
+            draft, released = plan_take_back(releases, list(blocks.values()), handles)
+            if beside is not None:
+                draft.join(beside)
+            return released if await self._commit(draft) else None
+
+        return await self._settle(attempt)
+
+    async def release_handle(self, name: str, *, host: str = "") -> list[Net]:
+        """The handle holds nothing, and is gone; returns what it held. Harmless when repeated.
+
+        host: of what it holds only what was given for that host is released, and the rest goes on to count.
+        """
         released: list[Net] = []
-        is_done = False
-        while not is_done:
-            some, is_done = await self._settle(lambda: self._try_release_handle(name))
-            released += some
+        nets = _nets_of((await read.read_handles(self._store, [name]))[name])
+        for start in range(0, max(1, len(nets)), BLOCKS_LIMIT):
+            attempt = functools.partial(self._try_release_handle, name, nets[start : start + BLOCKS_LIMIT], host)
+            released += await self._settle(attempt)
         return released
 
     async def release_host(self, host: str) -> list[Net]:
@@ -150,38 +208,13 @@ class Allocator:
 
         return await self._settle(attempt)
 
-    async def _give(
-        self, request: Request, wanted: Sequence[Net], plan: Callable[[Situation, float], Plan | None]
-    ) -> list[Net]:
-        """Returns the addresses of the plan, which has been carried out."""
-
-        async def attempt() -> list[Net] | None:
-            found = await read.read_situation(self._store, request.host, request.handle)
-            near = read.read_blocks_around(self._store, wanted) if wanted else self._read_own(found)
-            found.blocks = await near
-            made = plan(found, self._pace.wall())
-            if made is None:
-                versions = [version for version, count in ((4, request.ipv4), (6, request.ipv6)) if count]
-                versions = [address.version for address in wanted] or versions
-                found.blocks, found.is_whole = await read.list_blocks(self._store, versions), True
-                made = plan(found, self._pace.wall())
-                assert made is not None
-            return made.addresses if await self._commit(made.draft) else None
-
-        async with self._lock:
-            return await self._settle(attempt)
-
-    async def _read_own(self, found: Situation) -> dict[Net, StoredBlock]:
-        return await read.read_blocks(self._store, found.affinities)
-
-    async def _try_release_handle(self, name: str) -> tuple[list[Net], bool] | None:
-        """Returns what up to 50 blocks of the handle gave back, and whether that was all; None if others interfered."""
+    async def _try_release_handle(self, name: str, nets: Sequence[Net], host: str) -> list[Net] | None:
+        """Returns what these blocks of the handle gave back; None if others interfered."""
         handle = (await read.read_handles(self._store, [name]))[name]
-        nets = _nets_of(handle)
-        blocks = await read.read_blocks(self._store, nets[:BLOCKS_LIMIT])
-        found = [blocks.get(net, StoredBlock(net, 0, None)) for net in nets[:BLOCKS_LIMIT]]
-        draft, released = plan_release_handle(handle, found)
-        return (released, len(nets) <= BLOCKS_LIMIT) if await self._commit(draft) else None
+        blocks = await read.read_blocks(self._store, nets)
+        found = [blocks.get(net, StoredBlock(net, 0, None)) for net in nets]
+        draft, released = plan_release_handle(handle, found, host)
+        return released if await self._commit(draft) else None
 
     async def _change(self, net: Net, choose: Choose, *, leaving_host: str = "") -> list[Net]:
         """The block has lost the addresses that `choose` chose, and `leaving_host` the block; returns the addresses."""

@@ -7,24 +7,44 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
-from felix.ipam.block import count_by_handle
+from felix.ipam.block import Holder, count_by_handle
 from felix.ipam.draft import StoredBlock
 from felix.ipam.pools import Pool
 from felix.ipam.records import CONFIRMED, Affinity, Handle
 from felix.model.keys import AffinityKey
 from felix.model.net import Net
 
+USE = "felix.use"
+"""The attribute that says how an address is used that Felix gave: without endpoint for ever, or one will come."""
+IPAM_ONLY = "ipam-only"
+ENDPOINT = "endpoint"
+"""The attribute that names the endpoint which was made with the address, as `namespace/name`."""
+_CALICO_ATTRIBUTES = frozenset({"node", "namespace", "pod", "timestamp"})
+"""What Calico's CNI plug-in says of an address; all of its addresses have an endpoint."""
 _RESERVED_HANDLES = frozenset({"windows-reserved-ipam-handle"})
+
+
+class StoredEndpoint(NamedTuple):
+    """What counts of an endpoint here. name: `namespace/name`. container: small letters, may be empty."""
+
+    name: str
+    host: str
+    container: str
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What is stored. users_by_address: endpoints and tunnels that have an address, by name. hosts: that exist."""
+    """What is stored. users_by_address: endpoints and tunnels that have an address, by name. hosts: that exist.
+
+    endpoints: by key. unreadable_endpoints: keys of those of which nobody knows which addresses they have.
+    """
 
     revision: int
     pools: Sequence[Pool]
@@ -33,6 +53,8 @@ class Inventory:
     affinities: Mapping[AffinityKey, Affinity]
     users_by_address: Mapping[Net, Sequence[str]]
     hosts: frozenset[str]
+    endpoints: Mapping[str, StoredEndpoint] = field(default_factory=dict)
+    unreadable_endpoints: tuple[str, ...] = ()
 
 
 class _Row(msgspec.Struct, frozen=True, rename="camel"):
@@ -40,7 +62,10 @@ class _Row(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Leak(_Row, frozen=True):
-    """An address that is given out and that nobody uses. sequence_number: of this giving, 0 when there is none."""
+    """An address that is given out and that nobody uses. sequence_number: of this giving, 0 when there is none.
+
+    kept: why it is not taken back without a person's word; empty: the collector does it.
+    """
 
     ip: str
     block: str
@@ -48,6 +73,7 @@ class Leak(_Row, frozen=True):
     node: str
     sequence_number: int
     reason: str
+    kept: str = ""
 
 
 class Use(_Row, frozen=True):
@@ -95,7 +121,7 @@ class Audit(_Row, frozen=True):
     @property
     def problems(self) -> int:
         """How many things are wrong."""
-        return sum(len(value) for name in self.__struct_fields__ if isinstance(value := getattr(self, name), tuple))
+        return sum(len(value) for name in Audit.__struct_fields__ if isinstance(value := getattr(self, name), tuple))
 
 
 def audit(inventory: Inventory) -> Audit:
@@ -138,6 +164,8 @@ def intersect_leaks(audits: Sequence[Audit]) -> list[Leak]:
 
 
 def _find_leaks(inventory: Inventory) -> Iterator[Leak]:
+    names = {one.name for one in inventory.endpoints.values()}
+    containers = {one.container for one in inventory.endpoints.values() if one.container}
     for net, stored in sorted(inventory.blocks.items()):
         block = stored.block
         if block is None:
@@ -147,9 +175,30 @@ def _find_leaks(inventory: Inventory) -> Iterator[Leak]:
             if address in inventory.users_by_address or holder.handle in _RESERVED_HANDLES:
                 continue
             is_lost = bool(holder.node) and holder.node not in inventory.hosts
+            if holder.attributes.get(USE) == IPAM_ONLY and not is_lost:
+                continue  # it never gets an endpoint
             reason = "its host does not exist" if is_lost else "no endpoint has it"
+            kept = _explain_keeping(holder, names, containers, is_lost=is_lost)
             sequence = block.sequences.get(ordinal, 0)
-            yield Leak(address.address, str(net), holder.handle or "", holder.node, sequence, reason)
+            yield Leak(address.address, str(net), holder.handle or "", holder.node, sequence, reason, kept)
+
+
+def _explain_keeping(holder: Holder, names: Set[str], containers: Set[str], *, is_lost: bool) -> str:
+    """Returns why an unused address may be somebody's all the same; empty when it cannot be."""
+    attributes = holder.attributes
+    if attributes.get("type", "").endswith("TunnelAddress"):
+        return "it was given to a tunnel"
+    if holder.handle is None or not (
+        USE in attributes or ENDPOINT in attributes or attributes.keys() <= _CALICO_ATTRIBUTES
+    ):
+        return "nobody knows who asked for it"
+    if attributes.get(USE) == IPAM_ONLY:
+        return "it never gets an endpoint; it goes with its host" if is_lost else ""
+    if attributes.get(ENDPOINT) in names:
+        return "its endpoint is there, without it"
+    if not containers.isdisjoint(holder.handle.lower().split(".")):
+        return "its container has another endpoint"
+    return ""
 
 
 def _find_wrong_counts(handles: Mapping[str, Handle], actual: Mapping[str, Counter[str]]) -> Iterator[Count]:

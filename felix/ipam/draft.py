@@ -68,6 +68,19 @@ class Draft:
         """Nothing is written if `key` changed."""
         self.revision_by_key[key] = revision
 
+    def put(self, key: str, value: bytes, revision: int) -> None:
+        """`key` holds `value`, if it is as it was read."""
+        self._write(key, value, revision)
+
+    def drop(self, key: str) -> None:
+        """`key` is gone, whatever it held."""
+        self.value_by_key[key] = None
+
+    def join(self, other: Draft) -> None:
+        """What `other` says happens too, under its conditions."""
+        self.revision_by_key |= other.revision_by_key
+        self.value_by_key |= other.value_by_key
+
     def set_block(self, stored: StoredBlock, block: Block) -> None:
         """`block` is stored in place of what was read."""
         self._write(format_key(BlockKey(block.net)), render_block(block), stored.revision)
@@ -86,7 +99,7 @@ class Draft:
 
     def drop_affinity(self, host: str, net: Net) -> None:
         """The host does not claim the block, whatever stood there: the block itself, guarded, is the truth."""
-        self.value_by_key[format_key(AffinityKey(host, net))] = None
+        self.drop(format_key(AffinityKey(host, net)))
 
     def set_handle(self, handle: Handle) -> None:
         """The handle is stored, or gone when it has no addresses left."""

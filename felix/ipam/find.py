@@ -59,6 +59,10 @@ class Finder:
             raise Exhausted(self._explain(version, pools, count))
         return True
 
+    def find_block(self, address: Net) -> StoredBlock | None:
+        """Returns the block around an address, as it is after what was taken already; None when none is known."""
+        return next((one for one in self._blocks.values() if operator.contains(one.net, address)), None)
+
     def finish(self) -> Plan:
         """Returns everything as one transaction. Raises DataError when it is more than etcd takes at once."""
         if self._request.handle and self._plan.addresses:
@@ -128,8 +132,8 @@ class Finder:
 
     def _claimed_blocks(self) -> Iterator[StoredBlock]:
         for net in sorted(self._situation.affinities):
-            if net in self._situation.blocks:
-                yield self._situation.blocks[net]
+            if net in self._blocks:
+                yield self._blocks[net]
 
     def _new_blocks(self, version: int, pools: Sequence[Pool]) -> Iterator[StoredBlock]:
         """Yields blocks that this host does not have yet, as many as it may: claimed before, new, reclaimed."""

@@ -6,6 +6,7 @@ The answer is one transaction; if anything that it stands on changes meanwhile, 
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 
 from felix.errors import DataError
 from felix.ipam.block import Holder, host_affinity, take_ordinal
@@ -20,35 +21,35 @@ from felix.model.keys import BlockKey, format_key
 from felix.model.net import Net
 
 
-def plan_auto_assign(situation: Situation, request: Request, now: float) -> Plan | None:
-    """Returns how the request is met in full; None when that takes a look at all blocks, not only the host's.
+def plan_give(situation: Situation, request: Request, wanted: Sequence[Net], now: float) -> Plan | None:
+    """Returns how the host gets these addresses and, as the request says, so many more of each family.
 
-    now: seconds since 1970. Raises NoPool, Exhausted with figures, and DataError for requests that are too large.
+    None when that takes a look at all blocks, not only the host's and those that could be around the addresses. Blocks
+    that do not exist are made. now: seconds since 1970.
+
+    Raises NoPool, Exhausted with figures, DataError for requests that are too large, and AddressTaken when one of
+    `wanted` is in no pool, somebody holds it, or affinity is strict and its block is another's.
     """
     _check_names(request)
     finder = Finder(situation, request, now)
+    for address in wanted:
+        if not _take_one(finder, situation, request, address):
+            return None
     for version, count in ((4, request.ipv4), (6, request.ipv6)):
         if count and not finder.find(version, count):
             return None
     return finder.finish()
 
 
-def plan_assign(situation: Situation, request: Request, address: Net, now: float) -> Plan | None:
-    """Returns how the host gets that one address; the block around it is made if it does not exist.
-
-    None when that takes a look at all blocks, not only those that could be around the address.
-
-    Raises AddressTaken when it is in no pool, somebody holds it, or affinity is strict and the block is another's.
-    """
-    _check_names(request)
+def _take_one(finder: Finder, situation: Situation, request: Request, address: Net) -> bool:
+    """One address is taken; False: all blocks have to be known."""
     pool = find_pool(situation.pools, address)
     if pool is None:
         raise AddressTaken(f"{address.address} is in no enabled pool; see felix get ippool")
-    stored = next((one for one in situation.blocks.values() if operator.contains(one.net, address)), None)
-    finder = Finder(situation, request, now)
+    stored = finder.find_block(address)
     if stored is None:
         if not situation.is_whole:
-            return None
+            return False
         stored = finder.create(_check_vacant(situation, _block_around(address, pool.spec.block_size)))
     block = stored.block
     if block is None:
@@ -62,7 +63,7 @@ def plan_assign(situation: Situation, request: Request, address: Net, now: float
         holder = block.find_holder(address.value - block.net.value)
         raise AddressTaken(f"{address.address} is in use: {explain_holder(holder)}")
     finder.note(stored, taken, [address.value - block.net.value], is_own=is_own)
-    return finder.finish()
+    return True
 
 
 def plan_claim(situation: Situation, host: str, net: Net, now: float) -> Draft:

@@ -9,6 +9,7 @@ from felix.datastore.messages import prefix_end
 from felix.datastore.types import Compare, KeyValue, Op, RangeOp, RangePage, TxnResult
 from felix.ipam.audit import Inventory
 from felix.ipam.draft import StoredBlock
+from felix.ipam.inventory import InventoryBuilder
 from felix.ipam.pools import Pool, Reserved
 from felix.ipam.records import Affinity, Handle, IpamConfig, parse_affinity, parse_config, parse_handle
 from felix.ipam.types import Situation
@@ -25,7 +26,7 @@ from felix.model.keys import (
     parse_key,
 )
 from felix.model.net import Net, parse_net
-from felix.model.records import IPAMConfiguration, IPPool, IPReservation, Node, WorkloadEndpoint
+from felix.model.records import IPAMConfiguration, IPPool, IPReservation, Node
 
 RANGES_LIMIT = 100
 BLOCK_LENGTHS = {4: range(20, 33), 6: range(116, 129)}
@@ -34,7 +35,9 @@ BLOCK_LENGTHS = {4: range(20, 33), 6: range(116, 129)}
 _POOLS = format_key(ResourceKey("IPPool", "", ""))
 _RESERVATIONS = format_key(ResourceKey("IPReservation", "", ""))
 _NODES = format_key(ResourceKey("Node", "", ""))
-_ENDPOINTS = format_key(ResourceKey("WorkloadEndpoint", "", "")).rstrip("/") + "/"
+ENDPOINTS = format_key(ResourceKey("WorkloadEndpoint", "", "")).rstrip("/") + "/"
+INVENTORY = (f"{IPAM}assignment/", HANDLES, f"{IPAM}host/", _NODES, ENDPOINTS)
+"""Prefixes of everything that an audit looks at, pools aside."""
 _CONFIGURATION = format_key(ResourceKey("IPAMConfiguration", "", "default"))
 
 
@@ -203,39 +206,9 @@ def _prefix(prefix: str) -> RangeOp:
 
 async def read_inventory(store: Store) -> Inventory:
     """Returns everything that an audit looks at, all at one revision."""
-    prefixes = (f"{IPAM}assignment/", HANDLES, f"{IPAM}host/", _POOLS, _NODES, _ENDPOINTS)
-    result = await store.txn([], [_prefix(prefix) for prefix in prefixes])
-    pages = [page.kvs for page in result.responses if isinstance(page, RangePage)]
-    blocks, handles, affinities, pools, nodes, endpoints = pages
-    users: dict[Net, list[str]] = {}
-    hosts = set()
-    for pair in (*nodes, *endpoints):
-        key = parse_key(pair.key)
-        record = decode(key, pair.value).record if isinstance(key, ResourceKey) else None
-        match record:
-            case Node():
-                hosts.add(record.metadata.name)
-                for address in _tunnel_addresses(record):
-                    users.setdefault(address, []).append(f"tunnel of {record.metadata.name}")
-            case WorkloadEndpoint():
-                for text in record.spec.ip_networks:
-                    users.setdefault(parse_net(text), []).append(f"{record.metadata.namespace}/{record.metadata.name}")
-    return Inventory(
-        result.revision,
-        read_pools(pools),
-        _read_blocks(blocks),
-        {handle.name: handle for handle in map(_read_handle, handles)},
-        _read_claims(affinities),
-        users,
-        frozenset(hosts),
-    )
-
-
-def _tunnel_addresses(node: Node) -> list[Net]:
-    spec = node.spec
-    texts = [spec.ipv4_vxlan_tunnel_addr, spec.ipv6_vxlan_tunnel_addr]
-    if spec.bgp is not None:
-        texts.append(spec.bgp.ipv4_ipip_tunnel_addr)
-    if spec.wireguard is not None:
-        texts += [spec.wireguard.interface_ipv4_address, spec.wireguard.interface_ipv6_address]
-    return [parse_net(text) for text in texts if text]
+    result = await store.txn([], [_prefix(prefix) for prefix in (_POOLS, *INVENTORY)])
+    pools, *others = [page.kvs for page in result.responses if isinstance(page, RangePage)]
+    builder = InventoryBuilder()
+    for pairs in others:
+        builder.add(pairs)
+    return builder.build(result.revision, read_pools(pools))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -76,10 +77,39 @@ def plan_release(
     return draft
 
 
-def plan_release_handle(handle: Handle, blocks: Sequence[StoredBlock]) -> tuple[Draft, list[Net]]:
+def plan_take_back(
+    releases: Sequence[Release], blocks: Sequence[StoredBlock], handles: Mapping[str, Handle]
+) -> tuple[Draft, list[Net]]:
+    """Returns how those addresses are given back that are held as their releases say, and which those are.
+
+    blocks: around the addresses. handles: of the releases. Addresses that others hold are left to them.
+    """
+    draft = Draft()
+    rest = dict(handles)
+    released: list[Net] = []
+    for stored in blocks:
+        block = stored.block
+        if block is None:
+            continue
+        wanted = [one for one in releases if one.handle and operator.contains(block.net, one.address)]
+        ordinals = [ordinal for one in wanted if _is_held(block, ordinal := _ordinal(block, one), one.handle)]
+        if not ordinals:
+            continue
+        for name, count in count_leaving(block, ordinals).items():
+            rest[name] = rest[name].plus(str(block.net), -count)
+        draft.join(plan_release(stored, ordinals, {}))
+        released += [_address(block, ordinal) for ordinal in ordinals]
+    for name, handle in rest.items():
+        if handle.counts != handles[name].counts:
+            draft.set_handle(handle)
+    return draft, released
+
+
+def plan_release_handle(handle: Handle, blocks: Sequence[StoredBlock], host: str = "") -> tuple[Draft, list[Net]]:
     """Returns how a handle loses all its addresses in these blocks, and which those are.
 
-    What the handle counts there is forgotten even if it holds nothing: it was counted by somebody who died.
+    host: only those that were given for that host. What the handle counts there is forgotten even if it holds nothing:
+    it was counted by somebody who died.
     """
     draft = Draft()
     released: list[Net] = []
@@ -91,11 +121,24 @@ def plan_release_handle(handle: Handle, blocks: Sequence[StoredBlock]) -> tuple[
             # of a block that cannot be read nobody knows what is held; the handle remembers it
             rest = rest if stored.problem else rest.without(str(stored.net))
             continue
-        rest = rest.without(str(stored.net))
-        ordinals = [ordinal for ordinal, holder in block.held() if holder.handle == handle.name]
-        part = plan_release(stored, ordinals, {})
-        draft.revision_by_key |= part.revision_by_key
-        draft.value_by_key |= part.value_by_key
-        released += [Net(block.net.version, block.net.value + ordinal, block.net.bits) for ordinal in ordinals]
-    draft.set_handle(rest)
+        held = [(ordinal, holder.node) for ordinal, holder in block.held() if holder.handle == handle.name]
+        ordinals = [ordinal for ordinal, node in held if not host or node == host]
+        rest = rest.without(str(stored.net)).plus(str(stored.net), len(held) - len(ordinals))
+        draft.join(plan_release(stored, ordinals, {}))
+        released += [_address(block, ordinal) for ordinal in ordinals]
+    if not host or rest.counts != handle.counts:
+        draft.set_handle(rest)
     return draft, released
+
+
+def _is_held(block: Block, ordinal: int, handle: str) -> bool:
+    holder = block.find_holder(ordinal)
+    return holder is not None and holder.handle == handle
+
+
+def _ordinal(block: Block, release: Release) -> int:
+    return release.address.value - block.net.value
+
+
+def _address(block: Block, ordinal: int) -> Net:
+    return Net(block.net.version, block.net.value + ordinal, block.net.bits)
