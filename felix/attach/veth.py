@@ -18,7 +18,7 @@ MTU_LEAST = 68
 MTU_LEAST_IPV6 = 1280
 MTU_MOST = 65535
 
-_NAME = re.compile(r"[^/:%\s\0]{1,15}")
+_NAME = re.compile(r"[!-$&-.0-9;-~]{1,15}")  # printable, without blank, "%", "/" and ":"
 _RESERVED_NAMES = frozenset({"all", "default", ".", "..", "lo"})  # of /proc/sys, and the one that every namespace has
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 

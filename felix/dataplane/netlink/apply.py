@@ -78,6 +78,27 @@ class NetlinkSocket:
             answers += self._transact_chunk(chunk)
         return answers
 
+    def get(self, request: bytes) -> Message | Refusal:
+        """Returns the one message that answers `request`, or why the kernel refused it (ENODEV: no such interface).
+
+        Raises ResyncRequired when the answer was lost, PeerError when none came.
+        """
+        self._drain()
+        sequence = self._sequence
+        self._sequence = (sequence + 1) & _SEQUENCE_MASK
+        numbered = bytearray(request)
+        _U32.pack_into(numbered, SEQUENCE_OFFSET, sequence)
+        self._socket.sendto(numbered, (0, 0))
+        while True:
+            datagram = self._reader.read()
+            if datagram is None:
+                raise PeerError("netlink: the kernel did not answer a question")
+            for answer in parse_messages(datagram):
+                if answer.sequence != sequence:
+                    continue
+                refusal = parse_answer(answer) if answer.type == NLMSG_ERROR else None
+                return answer if refusal is None else refusal
+
     def dump(self, request: bytes, keep: Callable[[bytes], bool] | None = None) -> list[bytes]:
         """Returns the datagrams that answer `request`: whole messages without control messages, for `parse_messages`.
 
