@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from felix.cli.cni_check import fill_parser
 from felix.errors import DataError
 from felix.lab.demo import find_own_command, name_option, run_demo
 from felix.lab.describe import describe, print_status
@@ -36,6 +37,9 @@ examples:
   felix lab start h1                  it runs again, and is ready
   felix lab stop etcd                 the agents go on without it
   felix lab demo --keep               the demonstration; the lab stays up
+  felix lab cni-check bridge          whether a CNI plug-in does what the specification says
+  felix lab cni-check ./mine --conf mine.conf -o json
+  felix lab cni-check felix-cni --host h1 --quiet
   felix lab down                      everything removed
 
 Needs root. Touches nothing outside namespaces whose names start with fx-<lab>- and /run/felix-lab/<lab>.
@@ -94,6 +98,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     start = _add_verb(verbs, "start", "start the agent of a host, or etcd, again, and wait until it is ready", _start)
     start.add_argument("target", metavar="HOST|etcd", help="h1, h2, ..., or etcd")
+
+    fill_parser(_add_verb(verbs, "cni-check", "check a CNI plug-in against the specification", _stop))
 
     down = _add_verb(verbs, "down", "remove a lab", _down)
     down.add_argument("--all", action="store_true", help="all labs of this machine")

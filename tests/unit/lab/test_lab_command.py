@@ -11,7 +11,7 @@ from felix.__main__ import main
 from felix.config.exits import ExitCode
 from felix.lab.demo import find_own_command, name_option
 
-VERBS = ("up", "add", "remove", "status", "exec", "demo", "reach", "stop", "start", "down")
+VERBS = ("up", "add", "remove", "status", "exec", "demo", "reach", "stop", "start", "cni-check", "down")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -29,7 +29,14 @@ def test_verb_without_root_says_that_it_needs_root(
     verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 65534)
-    operands = {"add": ["h1", "w"], "remove": ["w"], "exec": ["h1"], "stop": ["h1"], "start": ["h1"]}
+    operands = {
+        "add": ["h1", "w"],
+        "remove": ["w"],
+        "exec": ["h1"],
+        "stop": ["h1"],
+        "start": ["h1"],
+        "cni-check": ["bridge"],
+    }
     assert main(["lab", verb, "--name", "nobodys", *operands.get(verb, [])]) == ExitCode.UNAVAILABLE
     assert capsys.readouterr().err == "felix: a lab needs root, for network namespaces; try again with sudo\n"
 
