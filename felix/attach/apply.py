@@ -12,8 +12,8 @@ import errno
 import fcntl
 import os
 import stat
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
@@ -156,29 +156,26 @@ def remove_veth(host_end: str) -> bool:
 
 def call_inside(namespace: Namespace, function: Callable[[], T]) -> T:
     """Returns what `function` returns, or raises what it raises, in a thread of its own inside the namespace."""
-    outcome: list[T] = []
-    failures: list[BaseException] = []
 
-    def enter_and_call() -> None:
-        try:
-            if _libc.setns(namespace.fd, _CLONE_NEWNET) != 0:
-                reason = os.strerror(ctypes.get_errno())
-                raise EnvironmentFault(f"cannot enter network namespace {namespace.name}: {reason}; run as root")
-            outcome.append(function())
-        except (FelixError, OSError) as failure:
-            failures.append(failure)
+    def enter_and_call() -> T:
+        if _libc.setns(namespace.fd, _CLONE_NEWNET) != 0:
+            reason = os.strerror(ctypes.get_errno())
+            raise EnvironmentFault(f"cannot enter network namespace {namespace.name}: {reason}; run as root")
+        return function()
 
-    thread = threading.Thread(target=enter_and_call, name=f"inside {namespace.inode}")
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-    return outcome[0]
+    with ThreadPoolExecutor(1, f"inside {namespace.inode}") as thread:
+        return thread.submit(enter_and_call).result()
 
 
 def open_route_socket() -> NetlinkSocket:
-    """Returns a route socket of the calling thread's namespace, with buffers for the answers about one interface."""
-    return NetlinkSocket(NETLINK_ROUTE, _BUFFER_BYTES)
+    """Returns a route socket of the calling thread's namespace, with buffers for the answers about one interface.
+
+    Raises EnvironmentFault when the process may not have another socket.
+    """
+    try:
+        return NetlinkSocket(NETLINK_ROUTE, _BUFFER_BYTES)
+    except OSError as error:
+        raise EnvironmentFault(f"cannot open a netlink socket: {error.strerror}") from error
 
 
 def find_link(netlink: NetlinkSocket, name: str) -> LinkFacts | None:
@@ -186,7 +183,7 @@ def find_link(netlink: NetlinkSocket, name: str) -> LinkFacts | None:
     answer = netlink.get(render_link_question(name))
     if not isinstance(answer, Refusal):
         return parse_link(answer)
-    if answer == errno.ENODEV:
+    if answer in (errno.ENODEV, errno.ERANGE):  # ERANGE: a name of more than 15 characters
         return None
     raise _refused(f"reading interface {name}", answer)
 

@@ -53,6 +53,7 @@ _TABLE_MAIN = 254
 _PROTOCOL_BOOT = 3  # what `ip route add` leaves: routes of an administrator, that no routing daemon inside removes
 _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
 _UNICAST = 1
+_RTNH_F_ONLINK = 4
 _NUD_PERMANENT = 0x80
 _NDA_DST, _NDA_LLADDR = 1, 2
 _NETNSA_NSID, _NETNSA_FD = 1, 3
@@ -156,7 +157,9 @@ def render_route(index: int, route: RouteSpec) -> bytes:
     """Returns the request for a route in the main table; refused (EEXIST) where one of its metric exists."""
     length = route.destination.length if route.destination else 0
     scope = _SCOPE_LINK if route.version == 4 and route.gateway is None else _SCOPE_UNIVERSE
-    body = _RTMSG.pack(_family(route.version), length, 0, 0, _TABLE_MAIN, _PROTOCOL_BOOT, scope, _UNICAST, 0)
+    # Behind another interface's gateway route ours comes second, and the kernel would not find it while it checks.
+    flags = _RTNH_F_ONLINK if route.version == 4 and route.gateway is not None else 0
+    body = _RTMSG.pack(_family(route.version), length, 0, 0, _TABLE_MAIN, _PROTOCOL_BOOT, scope, _UNICAST, flags)
     if route.destination:
         body += attribute(_RTA_DST, route.destination.packed)
     if route.gateway:
