@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 
 NAMESPACE_LABEL = "projectcalico.org/namespace"
 """The label that says in which namespace the endpoint is."""
@@ -31,18 +32,18 @@ def parse_labels(value: object, where: str = "labels") -> dict[str, str]:
     elif isinstance(value, list):
         pairs = [_parse_label(entry, f"{where}[{index}]") for index, entry in enumerate(value)]
     else:
-        raise BadLabels(f"{where} must be a list of keys and values or an object, not: {type(value).__name__}")
+        raise BadLabels(f"{where}: must be a list of keys and values or an object, not: {type(value).__name__}")
     if len(pairs) > LABELS_LIMIT:
-        raise BadLabels(f"{where} has {len(pairs)} labels; {LABELS_LIMIT} is the most")
+        raise BadLabels(f"{where}: has {len(pairs)} labels; {LABELS_LIMIT} is the most")
     return {key: _parse_text(text) for key, text in pairs}
 
 
-def render_labels(labels: dict[str, str]) -> dict[str, list[dict[str, str]]]:
+def render_labels(labels: Mapping[str, str]) -> dict[str, list[dict[str, str]]]:
     """Returns labels as Mesos writes them in JSON."""
     return {"labels": [{"key": key, "value": value} for key, value in labels.items()]}
 
 
-def sanitise_labels(labels: dict[str, str]) -> dict[str, str]:
+def sanitise_labels(labels: Mapping[str, str]) -> dict[str, str]:
     """Returns labels that an endpoint can carry, written as Calico writes those of Mesos; empty keys are left out.
 
     `/a/b/c` becomes `a.b.c`. Of keys that become equal, the last counts.
@@ -59,7 +60,7 @@ def sanitise(text: str) -> str:
 def _parse_label(entry: object, where: str) -> tuple[str, object]:
     key = entry.get("key") if isinstance(entry, dict) else None
     if not isinstance(entry, dict) or not isinstance(key, str):
-        raise BadLabels(f"{where} must be an object with key and value, not: {repr(entry)[:_SHOWN]}")
+        raise BadLabels(f"{where}: must be an object with key and value, not: {repr(entry)[:_SHOWN]}")
     return key, entry.get("value")
 
 
