@@ -20,12 +20,16 @@ class NoAgent(Exception):
 
 
 class Refused(Exception):
-    """The agent answers that it will not or cannot. status: of HTTP; code: the agent's word for why, may be empty."""
+    """The agent answers that it will not or cannot. status: of HTTP; code: the agent's word for why, may be empty.
 
-    def __init__(self, text: str, status: int, code: str = "") -> None:
+    differences: of what is from what should be, for what was checked.
+    """
+
+    def __init__(self, text: str, status: int, code: str = "", differences: tuple[str, ...] = ()) -> None:
         super().__init__(text)
         self.status = status
         self.code = code
+        self.differences = differences
 
 
 def ask(path: str, method: str, route: str, body: object = None, timeout_s: float = 5.0) -> object:
@@ -42,7 +46,8 @@ def ask(path: str, method: str, route: str, body: object = None, timeout_s: floa
         raise NoAgent(f"what answers on {path} is no Felix agent: {answer[:60]!r}", is_sent=True) from None
     if status != 200:
         error = value if isinstance(value, dict) else {}
-        raise Refused(str(error.get("error", rest[:200])), status, str(error.get("code", "")))
+        differences = tuple(map(str, error.get("differences") or ()))
+        raise Refused(str(error.get("error", rest[:200])), status, str(error.get("code", "")), differences)
     return value
 
 

@@ -117,6 +117,7 @@ class FakeAgent:
             "/v1/check": self._check,
             "/v1/gc": self._gc,
             "/v1/ready-to-attach": lambda _: {},
+            "/v1/status": lambda _: {"host": "h1"},
             "/v1/ipam/allocate": self._allocate,
             "/v1/ipam/release": self._release,
             "/v1/ipam/find": lambda asked: {"addresses": [_net(one) for one in self.held(asked["handle"])]},
@@ -181,7 +182,7 @@ class FakeAgent:
 
     def _gc(self, body: Body) -> Body:
         valid = {(one["container"], one["interface"]) for one in body["valid"]}
-        gone = [key for key in self.attachments if key[0] == body["orchestrator"] and key[1:] not in valid]
+        gone = [key for key in self.attachments if key[0] == body.get("orchestrator", "cni") and key[1:] not in valid]
         released: list[str] = []
         for orchestrator, container, interface in gone:
             body = {"orchestrator": orchestrator, "container": container, "interface": interface}
@@ -243,7 +244,7 @@ def _identity(body: Body) -> Body:
 
 def _handle(body: Body) -> str:
     interface = body.get("interface", "eth0")
-    return f"{body['network']}.{body['container']}" + ("" if interface == "eth0" else f".{interface}")
+    return (f"{body['network']}.{body['container']}" + ("" if interface == "eth0" else f".{interface}")).lower()
 
 
 def _net(address: str) -> str:
