@@ -21,6 +21,9 @@ from urllib.parse import urlsplit
 from prometheus_client import CollectorRegistry
 
 from felix.clock import monotonic_s
+from felix.collect.apply import clean_own
+from felix.collect.serve import Collector, Surroundings
+from felix.collect.types import Graces, Reach
 from felix.config.load import host_source, load_local
 from felix.config.resolve import Resolved, datastore_sources, find_changes, resolve
 from felix.config.table import Settings
@@ -37,11 +40,12 @@ from felix.dataplane.nft.types import NftConfig, ToHostAction
 from felix.dataplane.routes.types import RouteConfig
 from felix.dataplane.serve import HostKernel
 from felix.datastore.etcd import EtcdClient
+from felix.datastore.fence import Fence
 from felix.datastore.load import EtcdSettings
 from felix.datastore.mailbox import Batch, Mailbox
-from felix.datastore.report import AgentReporter, EndpointReporter, ReportSettings
+from felix.datastore.report import AgentReporter, EndpointReporter, ReportSettings, find_fence
 from felix.datastore.watch import DatastoreWatch
-from felix.errors import EnvironmentFault
+from felix.errors import EnvironmentFault, PeerError
 from felix.intake import Intake
 from felix.model.keys import WATCH_END, WATCH_START
 from felix.model.net import Net, parse_address
@@ -60,6 +64,9 @@ _SLICE_POLICIES = 50
 _PENDING_LIMIT_S = 10.0
 _PULSE_S = 1.0
 _SIGN_OF_LIFE_S = 0.5  # of the feed when nothing comes; shorter than any sensible timeout of a component
+_FENCE_LOOK_S = 1.0  # how often a host that holds a deletion looks whether it was given up
+_CLEAN_LOOK_S = 0.05
+_CLEAN_LOOKS = 600  # whether the interfaces of a host that was given up are closed; then it begins anew
 _DOORS = ("health", "metrics")
 _CONSENT = "confirm-deletion"  # a file in the run directory
 
@@ -95,6 +102,10 @@ class Agent:
         self._watch = DatastoreWatch(self._client, WATCH_START, WATCH_END, self._mailbox.put)
         self._kernel, self._driver = self._make_driver(settings)
         self._bird: BirdKeeper | None = None
+        self._reporter: AgentReporter | None = None
+        self._collector: Collector | None = None
+        self._fence: Fence | None = None
+        self._fence_looked_at = -_FENCE_LOOK_S
         self._health = Health(timeouts_s=dict(settings.health_timeout_overrides))
         self._datastore_health = self._health.component("datastore", 90.0)
         self._dataplane_health = self._health.component("dataplane", 90.0)
@@ -205,8 +216,11 @@ class Agent:
             ttl_s=settings.reporting_ttl_s,
             delay_s=settings.endpoint_reporting_delay_s,
         )
-        if settings.reporting_interval_s:
-            self._start_task("agent status", AgentReporter(self._client, reports).run())
+        self._reporter = AgentReporter(self._client, reports, self._clean)
+        self._start_task("agent status", self._reporter.run())
+        surroundings = Surroundings(self._find_graces, self._find_doubt, self._find_reach)
+        self._collector = Collector(self._client, settings.felix_hostname, surroundings, self._metrics)
+        self._start_task("collector", self._collector.run())
         if settings.endpoint_reporting_enabled:
             reporter = self._report.endpoint_reporter = EndpointReporter(self._client, reports)
             self._start_task("endpoint status", reporter.run())
@@ -267,7 +281,7 @@ class Agent:
         """What changed is with the driver and the BIRD keeper; the first time, everything is."""
         while not self._intake.graph.settle(_SLICE_POLICIES):
             await self._breathe()
-        if self._is_holding():
+        if await self._is_holding():
             return
         await self._take_configuration()
         if not self._is_configured:
@@ -285,9 +299,12 @@ class Agent:
             self._driver.on_in_sync()
             self._synced.set()
 
-    def _is_holding(self) -> bool:
+    async def _is_holding(self) -> bool:
         """Whether so much would be deleted at once that it needs a person's word."""
         hold = self._find_hold()
+        if hold is not None and await self._is_given_up():
+            log.error("%s; %s, their containers lose their network", self._fence, hold)
+            hold = None  # their addresses may be others' by now
         if hold is None and self._report.hold is None:
             return False
         consent = Path(self._resolved.settings.run_dir) / _CONSENT
@@ -307,6 +324,60 @@ class Agent:
             leaving = [name for name in self._driver.served_interfaces if not graph.is_claimed(name)]
         # Counting those in force costs all of them, so only when many go.
         return find_hold(leaving, len(self._driver.served_interfaces)) if len(leaving) > TOLERATED_ENDPOINTS else None
+
+    # --- Given up, and collecting ---
+
+    async def _is_given_up(self) -> bool:
+        """Whether a fence keeps this host out, as far as etcd tells; asked once a second at most."""
+        if monotonic_s() - self._fence_looked_at >= _FENCE_LOOK_S:
+            self._fence_looked_at = monotonic_s()
+            try:
+                self._fence = await find_fence(self._client, self._resolved.settings.felix_hostname)
+            except PeerError as error:
+                log.debug("whether this host was given up is not known: %s", error)
+        return self._fence is not None
+
+    async def _clean(self, fence: Fence) -> None:
+        """Nothing is left of the endpoints that this host had when it was given up, in etcd and in the kernel."""
+        self._fence = fence
+        names = ", ".join(fence.endpoints) or "none of its endpoints was left"
+        log.error("%s; it takes part again once it has cleaned up. Lost their network: %s", fence, names)
+        await clean_own(self._client, fence)
+        for _ in range(_CLEAN_LOOKS):
+            if not self._driver.served_interfaces:
+                break
+            await asyncio.sleep(_CLEAN_LOOK_S)
+        else:
+            left = ", ".join(self._driver.served_interfaces[:5])
+            raise PeerError(f"{fence}, and its interfaces are still open: {left}")
+        log.warning("%s: it has cleaned up, and takes part again", fence)
+
+    @property
+    def refusal(self) -> str:
+        """Why no container may be attached to this host now; empty when it may."""
+        return self._reporter.refusal if self._reporter is not None else "the agent is starting"
+
+    def _find_graces(self) -> Graces:
+        settings = self._resolved.settings
+        return Graces(settings.ipam_leak_grace_period_s, settings.lost_host_grace_period_s)
+
+    def _find_doubt(self) -> str:
+        if self._report.hold is not None:
+            return "this agent holds a mass deletion"
+        if not self._is_whole or not self._intake.is_datastore_ready:
+            return "the datastore is not ready, or still being read"
+        return ""
+
+    async def _find_reach(self) -> Reach:
+        if self._bird is None:
+            return Reach()
+        state = self._report.bird.state
+        if state is None or not any(one.is_established for one in state.protocols):
+            return Reach(blindness="this host has no BGP session that would tell whether their routes are there")
+        try:
+            return Reach(await self._kernel.read_learnt_routes())
+        except OSError as error:
+            return Reach(blindness=f"routes cannot be read: {error.strerror}")
 
     async def _breathe(self) -> None:
         self._datastore_health.beat()
@@ -379,6 +450,7 @@ class Agent:
     def _beat(self, lag_s: float) -> None:
         self._metrics.loop_lag_seconds.set(lag_s)
         self._metrics.etcd_connected.set(self._watch.is_connected)
+        self._metrics.fenced.set(self._reporter is not None and self._reporter.fence is not None)
         self._report.on_health(self._driver, self._dataplane_health)
         self._report.on_counts(self._driver.counts, self._kernel.nft_calls, self._logs.counts)
         self._report.on_stats(self._intake.graph.stats())  # counts all policies: once a second, not with every change
@@ -400,6 +472,8 @@ class Agent:
                 "revision": self._revision,
             },
             "held": str(self._report.hold or ""),
+            "fenced": str((self._reporter.fence if self._reporter is not None else self._fence) or ""),
+            "collector": self._collector is not None and self._collector.is_leader,
             "dataplane": {"revision": self._report.applied_revision, "cycles": self._report.cycles_count},
             "endpoints": {
                 str(key): {"status": report.condition.value, "reason": report.reason}

@@ -30,10 +30,19 @@ from felix.dataplane.nft.types import ApplyResult, CleanupPlan, Culprit, FillPla
 from felix.dataplane.nft.watch import NftWatch
 from felix.dataplane.routes.apply import apply_routes
 from felix.dataplane.routes.read import parse_route_events, read_routes
-from felix.dataplane.routes.types import RouteConfig, RouteEvent, RouteKey, RoutePlanned, RouteResult, RouteValue
+from felix.dataplane.routes.types import (
+    BIRD_PROTOCOL,
+    RouteConfig,
+    RouteEvent,
+    RouteKey,
+    RoutePlanned,
+    RouteResult,
+    RouteValue,
+)
 from felix.dataplane.routes.watch import GROUPS as ROUTE_GROUPS
 from felix.dataplane.routes.watch import is_route_datagram
 from felix.errors import EnvironmentFault
+from felix.model.net import Net
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +158,11 @@ class HostKernel:
                 read_routes(socket, self._route_config),
             )
         )
+
+    async def read_learnt_routes(self) -> frozenset[Net]:
+        """Returns the destinations of all routes that BIRD has put into the main table."""
+        learnt = RouteConfig(protocol=BIRD_PROTOCOL)
+        return frozenset(key.net for key, _ in await self._netlink.call(read_routes, learnt))
 
     async def apply_fill(self, plan: FillPlan) -> ApplyResult:
         """See KernelPort.apply_fill."""

@@ -104,7 +104,7 @@ class EtcdClient:
     async def pages(
         self, start: str, end: str, page_keys: int = PAGE_KEYS, *, revision: int = 0
     ) -> AsyncIterator[RangePage]:
-        """Yields the whole range page by page, all at `revision` (0: the newest at the first page); at least one page."""
+        """Yields the whole range page by page, at least one, all at `revision`; 0: the newest at the first page."""
         page = await self.range(start, end, revision=revision, limit=page_keys)
         yield page
         while page.more:

@@ -23,6 +23,7 @@ from felix.model.net import Net
 USE = "felix.use"
 """The attribute that says how an address is used that Felix gave: without endpoint for ever, or one will come."""
 IPAM_ONLY = "ipam-only"
+PENDING = "pending"
 ENDPOINT = "endpoint"
 """The attribute that names the endpoint which was made with the address, as `namespace/name`."""
 _CALICO_ATTRIBUTES = frozenset({"node", "namespace", "pod", "timestamp"})
@@ -186,7 +187,7 @@ def _find_leaks(inventory: Inventory) -> Iterator[Leak]:
 def _explain_keeping(holder: Holder, names: Set[str], containers: Set[str], *, is_lost: bool) -> str:
     """Returns why an unused address may be somebody's all the same; empty when it cannot be."""
     attributes = holder.attributes
-    if attributes.get("type", "").endswith("TunnelAddress"):
+    if str(attributes.get("type", "")).endswith("TunnelAddress"):
         return "it was given to a tunnel"
     if holder.handle is None or not (
         USE in attributes or ENDPOINT in attributes or attributes.keys() <= _CALICO_ATTRIBUTES

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from felix.ipam.audit import PENDING, USE
 from felix.ipam.block import NODE, Holder, new_block, render_block, take_ordinal
 from felix.ipam.draft import Draft, StoredBlock
 from felix.ipam.records import Handle, render_affinity
@@ -112,7 +113,7 @@ def plan_take(block: StoredBlock, handle: Handle, host: str, wanted: str) -> tup
     """
     if block.block is None:
         return None
-    holder = Holder(handle.name, {NODE: host, "workload": handle.name.removeprefix(_HANDLE_PREFIX)})
+    holder = Holder(handle.name, {NODE: host, USE: PENDING})
     ordinal = parse_address(wanted).value - block.net.value if wanted else next(iter(block.block.free), -1)
     taken = take_ordinal(block.block, ordinal, holder) if ordinal >= 0 else None
     if taken is None:

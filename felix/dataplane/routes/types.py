@@ -11,6 +11,8 @@ from felix.model.net import Net
 
 RTN_UNICAST = 1
 RTN_BLACKHOLE = 6
+BIRD_PROTOCOL = 12
+"""What marks a route as BIRD's."""
 SCOPE_UNIVERSE = 0
 SCOPE_LINK = 253
 

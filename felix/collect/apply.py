@@ -1,0 +1,278 @@
+"""Taking back: leaks one by one, lost hosts step by step; every write on condition of all that speaks for it. Shell."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from felix.clock import wall_s
+from felix.collect.read import Source, read_endpoints
+from felix.collect.types import AddressLeak, EmptyHandle, Finding, Orphan, WrongCount, kind_of
+from felix.datastore.fence import Fence, FenceState, format_time, is_absent, parse_fence, render_fence
+from felix.datastore.status import StatusKeys
+from felix.datastore.types import Compare, DeleteOp, KeyValue, Op, PutOp, RangeOp, RangePage, Target, TxnResult
+from felix.errors import PeerError, Remedy
+from felix.ipam.apply import Allocator
+from felix.ipam.audit import StoredEndpoint
+from felix.ipam.block import count_by_handle
+from felix.ipam.draft import Draft
+from felix.ipam.faults import NotReleasable, Stale
+from felix.ipam.read import read_blocks, read_handles, read_ranges
+from felix.ipam.records import CONFIRMED, parse_affinity
+from felix.ipam.release import Release
+from felix.model.keys import BlockKey, format_handle_key, format_key
+from felix.model.net import Net
+
+log = logging.getLogger(__name__)
+
+BATCH = 40  # with as many conditions again, and those of the draft, still one transaction of etcd
+_NAMED = 5
+
+T = TypeVar("T")
+
+
+class GuardBroken(PeerError):
+    """What spoke for a write does not hold any more; nothing was written."""
+
+    remedy = Remedy.RETRY
+
+
+class GuardedStore:
+    """A store that writes only as long as some conditions hold, and raises GuardBroken when one does not."""
+
+    def __init__(self, source: Source, guards: Sequence[Compare]) -> None:
+        self._source = source
+        self.guards = tuple(guards)
+
+    async def txn(self, compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()) -> TxnResult:
+        """See `Source.txn`. A look at something needs no condition."""
+        if all(isinstance(one, RangeOp) for one in success):
+            return await self._source.txn(compares, success, failure)
+        looks = [RangeOp(guard.key) for guard in self.guards]
+        result = await self._source.txn([*self.guards, *compares], success, [*failure, *looks])
+        if result.succeeded:
+            return result
+        pages = result.responses[len(failure) :]
+        for guard, page in zip(self.guards, pages, strict=True):
+            if not _holds(guard, page.kvs if isinstance(page, RangePage) else ()):
+                raise GuardBroken(f"{guard.key} has changed meanwhile")
+        return TxnResult(False, result.responses[: len(failure)], result.revision)
+
+    async def list_prefix(self, prefix: str) -> tuple[list[KeyValue], int]:
+        """See `Source.list_prefix`."""
+        return await self._source.list_prefix(prefix)
+
+    def pages(self, start: str, end: str, page_keys: int = BATCH, *, revision: int = 0) -> AsyncIterator[RangePage]:
+        """See `Source.pages`."""
+        return self._source.pages(start, end, page_keys, revision=revision)
+
+
+# --- Leaks ---
+
+
+async def collect_findings(source: Source, findings: Iterable[Finding], guards: Sequence[Compare]) -> Counter[str]:
+    """What was found wrong is put right, except what changed since then; returns how many of each kind were."""
+    counts: Counter[str] = Counter()
+    store = GuardedStore(source, guards)
+    leaks: dict[Net, list[AddressLeak]] = {}
+    for one in findings:
+        match one:
+            case AddressLeak():
+                leaks.setdefault(one.block, []).append(one)
+                continue
+            case EmptyHandle(name, revision):
+                key = format_handle_key(name)
+                is_done = await _commit(store, [Compare(key, Target.MOD_REVISION, revision)], [DeleteOp(key)])
+            case WrongCount():
+                is_done = await _mend_count(store, one)
+            case Orphan():
+                is_done = await _mend_claim(store, one)
+        counts[kind_of(one)] += is_done
+    for group in leaks.values():
+        for batch in _batches(group):
+            counts["address"] += await _release(source, batch, guards)
+    return counts
+
+
+async def _release(source: Source, leaks: Sequence[AddressLeak], guards: Sequence[Compare]) -> int:
+    """Returns how many of these addresses of one block were given back; all together, or else one by one."""
+    handles = {leak.handle: leak.handle_revision for leak in leaks}
+    unchanged = [Compare(format_handle_key(name), Target.MOD_REVISION, number) for name, number in handles.items()]
+    allocator = Allocator(GuardedStore(source, [*guards, *unchanged]))
+    try:
+        released = await allocator.release([Release(leak.address, leak.handle, leak.sequence) for leak in leaks])
+    except (Stale, NotReleasable, GuardBroken) as error:
+        if len(leaks) > 1:
+            return sum([await _release(source, [leak], guards) for leak in leaks])
+        if isinstance(error, GuardBroken) and await _has_broken(source, guards):
+            raise
+        log.info("address %s is kept: %s", leaks[0].address.address, error)
+        return 0
+    texts = ", ".join(f"{leak.address.address} of {leak.handle}" for leak in leaks)
+    log.warning("nobody used these addresses, they are free again: %s", texts)
+    return len(released)
+
+
+async def _mend_count(store: GuardedStore, found: WrongCount) -> bool:
+    """The handle counts in each block what is there, if neither it nor, since this look, a block has changed."""
+    handle = (await read_handles(store, [found.handle]))[found.handle]
+    blocks = await read_blocks(store, [net for net, _ in found.blocks])
+    if handle.revision != found.revision:
+        return False
+    draft = Draft()
+    for net, _ in found.blocks:
+        stored = blocks.get(net)
+        if stored is not None and stored.problem is not None:
+            return False
+        draft.guard(format_key(BlockKey(net)), stored.revision if stored else 0)
+        actual = count_by_handle(stored.block).get(found.handle, 0) if stored and stored.block else 0
+        handle = handle.without(str(net)).plus(str(net), actual)
+    draft.set_handle(handle)
+    return await _commit(store, draft.compares(), draft.operations())
+
+
+async def _mend_claim(store: GuardedStore, found: Orphan) -> bool:
+    """The claim agrees with its block, which is the truth: it is confirmed, or it is gone."""
+    key, block_key = format_key(found.key), format_key(BlockKey(found.key.block))
+    claims, blocks = await read_ranges(store, [RangeOp(key), RangeOp(block_key)])
+    if not claims or claims[0].mod_revision != found.revision:
+        return False
+    stored = (await read_blocks(store, [found.key.block])).get(found.key.block) if blocks else None
+    if stored is not None and stored.problem is not None:
+        return False
+    affinity = parse_affinity(claims[0].value, found.revision)
+    draft = Draft()
+    draft.guard(key, found.revision)
+    draft.guard(block_key, stored.revision if stored else 0)
+    if stored is None or stored.block is None or stored.block.host != found.key.host:
+        draft.drop_affinity(found.key.host, found.key.block)
+    elif affinity.state != CONFIRMED:
+        draft.confirm_affinity(found.key.host, found.key.block, affinity)
+    else:
+        return False
+    return await _commit(store, draft.compares(), draft.operations())
+
+
+# --- Lost hosts ---
+
+
+async def put_fence(source: Source, host: str, by: str, guards: Sequence[Compare]) -> Fence | None:
+    """Returns the fence that keeps the host out from now on, being cleaned; None: its lease lives.
+
+    Raises GuardBroken.
+    """
+    fence = Fence(host, format_time(wall_s()), by)
+    status = StatusKeys(host).agent
+    while True:
+        pages = await source.txn([], [RangeOp(fence.key), RangeOp(status)])
+        stored, lease = [page.kvs for page in pages.responses if isinstance(page, RangePage)]
+        if lease:
+            return None
+        old = parse_fence(stored[0]) if stored else Fence(host)
+        if stored and old.state is FenceState.CLEANING:
+            return old
+        store = GuardedStore(source, [*guards, is_absent(status)])
+        result = await _try(store, [old.stands() if stored else is_absent(fence.key)], fence)
+        if result is not None:
+            return replace(fence, created=old.created or result.revision)
+
+
+async def _try(store: GuardedStore, compares: Sequence[Compare], fence: Fence) -> TxnResult | None:
+    result = await store.txn(compares, [PutOp(fence.key, render_fence(fence))])
+    return result if result.succeeded else None
+
+
+async def reclaim_host(
+    source: Source, fence: Fence, endpoints: Mapping[str, StoredEndpoint], guards: Sequence[Compare]
+) -> Counter[str]:
+    """Nothing is left of a host behind a fence: first its endpoints go, then its addresses and blocks, then all is
+    marked as done. Returns how many of each there were.
+
+    Begin again after any failure. Raises GuardBroken as soon as the fence is gone or the host's lease lives.
+    """
+    store = GuardedStore(source, [*guards, is_absent(StatusKeys(fence.host).agent), fence.stands()])
+    counts, names = await _clean(store, fence, endpoints)
+    done = replace(
+        fence,
+        state=FenceState.DONE,
+        endpoints=tuple(dict.fromkeys((*fence.endpoints, *names))),
+        addresses=fence.addresses + counts["host_address"],
+    )
+    if len(names) == len(endpoints):
+        await store.txn([], [PutOp(fence.key, render_fence(done))])
+    return counts
+
+
+async def clean_own(source: Source, fence: Fence) -> Counter[str]:
+    """Nothing is left in etcd of this host, which was given up and is back. Raises GuardBroken without the fence."""
+    endpoints = await read_endpoints(source, fence.host)
+    counts, _ = await _clean(GuardedStore(source, [fence.stands()]), fence, endpoints)
+    return counts
+
+
+async def lift_fence(source: Source, fence: Fence, guards: Sequence[Compare]) -> bool:
+    """A host that lives, and does not know of fences, is not kept out any more; returns whether it was."""
+    store = GuardedStore(source, guards)
+    lease = Compare(StatusKeys(fence.host).agent, Target.VERSION, 0)
+    looked = await store.txn([lease], [RangeOp(fence.key)], [RangeOp(lease.key)])
+    if looked.succeeded:
+        return False
+    return await _commit(store, [fence.stands()], [DeleteOp(fence.key)])
+
+
+async def _clean(
+    store: GuardedStore, fence: Fence, endpoints: Mapping[str, StoredEndpoint]
+) -> tuple[Counter[str], list[str]]:
+    """Returns how much of what was taken from the host, and the names of its endpoints that went."""
+    names: list[str] = []
+    for batch in _batches(list(endpoints.items())):
+        if await _delete(store, batch):
+            names += [one.name for _, one in batch]
+        else:
+            for pair in batch:
+                names += [pair[1].name] if await _delete(store, [pair]) else []
+    if names:
+        more = ", ..." if len(names) > _NAMED else ""
+        log.warning("%s: endpoints %s%s are gone", fence, ", ".join(names[:_NAMED]), more)
+    released = await Allocator(store).release_host(fence.host)
+    if released:
+        log.warning("%s: %d addresses are free again", fence, len(released))
+    return Counter(endpoint=len(names), host_address=len(released)), names
+
+
+async def _delete(store: GuardedStore, endpoints: Sequence[tuple[str, StoredEndpoint]]) -> bool:
+    compares = [Compare(key, Target.MOD_REVISION, one.revision) for key, one in endpoints]
+    return await _commit(store, compares, [DeleteOp(key) for key, _ in endpoints])
+
+
+# --- Transactions ---
+
+
+async def _commit(store: GuardedStore, compares: Sequence[Compare], operations: Sequence[Op]) -> bool:
+    return (await store.txn(compares, operations)).succeeded
+
+
+async def _has_broken(source: Source, guards: Sequence[Compare]) -> bool:
+    return bool(guards) and not (await source.txn(guards, [RangeOp(guards[0].key)])).succeeded
+
+
+def _holds(guard: Compare, pairs: Sequence[KeyValue]) -> bool:
+    """Whether a condition holds for what was found under its key."""
+    pair = pairs[0] if pairs else None
+    match guard.target:
+        case Target.VERSION:
+            return (pair.version if pair else 0) == guard.operand
+        case Target.CREATE_REVISION:
+            return (pair.create_revision if pair else 0) == guard.operand
+        case Target.MOD_REVISION:
+            return (pair.mod_revision if pair else 0) == guard.operand
+        case Target.VALUE:
+            return pair is not None and pair.value == guard.operand
+
+
+def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]
