@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,28 @@ def test_whatever_is_taken_away_is_named_and_the_next_attach_restores_it(host: N
         assert any(one.startswith(difference) for one in found), f"{command}: {found}"
         assert attach(host, container) == replace(veth, is_new=False), command
         assert check(host, container) == [], command
+
+
+def test_half_made_interface_of_an_agent_that_was_killed_is_completed(host: Namespace, container: Namespace) -> None:
+    host.ip(f"link add {HOST_END} type veth peer name eth0 netns {container.name}")
+    assert not attach(host, container).is_new
+    assert check(host, container) == []
+    host.ip("link add filler type bridge")  # numbers of the two ends differ from here on
+    assert detach(host)
+    host.ip(f"link add {HOST_END} type veth peer name eth0 netns {container.name}")
+    assert not attach(host, container).is_new
+    assert check(host, container) == []
+
+
+def test_interfaces_of_one_container_made_at_the_same_time_are_all_whole(host: Namespace, container: Namespace) -> None:
+    specs = [
+        VethSpec(f"calimany{n}", f"net{n}", addresses=(parse_net(f"10.3.0.{n}"), parse_net(f"fd03::{n}")))
+        for n in range(1, 9)
+    ]
+    with ThreadPoolExecutor(len(specs)) as pool:
+        veths = list(pool.map(lambda spec: attach(host, container, spec), specs))
+    assert all(veth.is_new for veth in veths)
+    assert [check(host, container, spec) for spec in specs] == [[]] * len(specs)
 
 
 def test_addresses_of_an_earlier_attempt_go_when_the_same_interface_gets_others(

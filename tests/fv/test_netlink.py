@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -16,6 +17,7 @@ from felix.dataplane.netlink.message import (
     NETLINK_NETFILTER,
     NETLINK_ROUTE,
     NLM_F_CREATE,
+    Message,
     attribute,
     batch,
     message,
@@ -102,6 +104,23 @@ def test_refused_dump_says_so_and_socket_stays_usable(host: Namespace) -> None:
             with pytest.raises(KernelRefused, match="dump refused"):
                 socket.dump(message(26, 0, struct.pack("=BBBBBBBBI", 2, 32, 0, 0, 0, 0, 0, 0, 0)))
             assert read_routes(socket, CONFIG) == []
+
+    host.run(scenario)
+
+
+def test_question_is_answered_or_refused_whatever_an_abandoned_dump_left(host: Namespace) -> None:
+    def question(name: bytes) -> bytes:
+        return message(18, 0, struct.pack("=BxHiII", 0, 0, 0, 0, 0) + attribute(3, name + b"\0"))
+
+    def scenario() -> None:
+        with closing(NetlinkSocket(NETLINK_ROUTE)) as socket:
+            answer = socket.get(question(b"lo"))
+            assert isinstance(answer, Message)
+            assert b"lo\0" in answer.body
+            with pytest.raises(ZeroDivisionError):
+                socket.dump(message(18, 0, bytes(16)), keep=lambda _: bool(1 / 0))
+            assert socket.get(question(b"none")) == errno.ENODEV
+            assert socket.get(question(b"lo")) == answer._replace(sequence=answer.sequence + 3)
 
     host.run(scenario)
 
