@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from felix.plugins.cni.conf import Conf
 
 KNOWN_ARGS = ("IP", "MAC")
+_USUAL_DEMANDS: tuple[object, ...] = (None, [], [{}], [{"protocol": "IPv4"}])
 
 
 def attach_body(call: Call, conf: Conf, given: list[str]) -> dict[str, object]:
@@ -52,9 +53,10 @@ def attach_body(call: Call, conf: Conf, given: list[str]) -> dict[str, object]:
 
 def address_choice(conf: Conf, requested: list[str]) -> dict[str, object]:
     """Returns how addresses are chosen: the requested ones; one for each other family that the configuration wants."""
+    demand, _ = _mesos_demand(conf.network_info)
     wanted = {
-        "ipv4": take_flag(conf.ipam, "assign_ipv4", True, "ipam."),
-        "ipv6": take_flag(conf.ipam, "assign_ipv6", False, "ipam."),
+        "ipv4": take_flag(conf.ipam, "assign_ipv4", True, "ipam.") or demand["ipv4"] > 0,
+        "ipv6": take_flag(conf.ipam, "assign_ipv6", False, "ipam.") or demand["ipv6"] > 0,
     }
     has = {"ipv4": any(not is_ipv6(one) for one in requested), "ipv6": any(map(is_ipv6, requested))}
     choice: dict[str, object] = {key: int(wanted[key] and not has[key]) for key in wanted}
@@ -74,7 +76,7 @@ def requested_addresses(conf: Conf, pairs: dict[str, str]) -> list[str]:
     sources = (
         ("runtimeConfig.ips", take_texts(conf.runtime, "ips", "runtimeConfig.")),
         ("args.cni.ips", take_texts(conf.cni_args, "ips", "args.cni.")),
-        ("network_info", _mesos_addresses(conf.network_info)),
+        ("network_info", _mesos_demand(conf.network_info)[1]),
         ("CNI_ARGS IP", [piece for piece in pairs.get("IP", "").split(",") if piece.strip()]),
     )
     for source, texts in sources:
@@ -144,7 +146,17 @@ def _find_labels(info: dict[str, object], args: dict[str, object]) -> tuple[str,
     return sanitise(labels.pop(NAMESPACE_LABEL, "")), sanitise_labels(labels)
 
 
-def _mesos_addresses(info: dict[str, object]) -> list[str]:
-    """Those of each historical form: one `ip_address`, or the list `ip_addresses`; entries may name a family only."""
-    entries = [*take_objects(info, "ip_addresses", "network_info."), info]
-    return [take(entry, "ip_address", str, "", "ip_addresses.") for entry in entries if entry.get("ip_address")]
+def _mesos_demand(info: dict[str, object]) -> tuple[dict[str, int], list[str]]:
+    """Returns how many addresses of each family Mesos asks for, and which ones; no more than one of a family counts.
+
+    Nearly all ask for nothing, or for any IPv4 address; that needs none of the modules that know the rest.
+    """
+    if info.get("ip_address") is None and info.get("ip_addresses") in _USUAL_DEMANDS:
+        return {"ipv4": 0, "ipv6": 0}, []
+    from felix.plugins.mesos.network_info import BadNetworkInfo, count_demand, parse_network_info
+
+    try:
+        demand = count_demand([parse_network_info(info)])
+    except BadNetworkInfo as error:
+        raise CniError(INVALID_CONFIG, f"args: {error}") from None
+    return {"ipv4": demand.ipv4, "ipv6": demand.ipv6}, list(demand.addresses)
