@@ -185,7 +185,8 @@ class AttachAnswer(msgspec.Struct, frozen=True):
     """The container is attached, and its policy is in force.
 
     endpoint: namespace and name of its WorkloadEndpoint. addresses: with /32 and /128, IPv4 first.
-    gateways: one per family that it has. took_ms: by step.
+    gateways: one per family that it has. took_ms: by step. is_new: whether this call did it, wholly or in part; if not,
+    all was as asked for already.
     """
 
     endpoint: str
@@ -197,6 +198,7 @@ class AttachAnswer(msgspec.Struct, frozen=True):
     addresses: list[str]
     gateways: list[str]
     took_ms: dict[str, float]
+    is_new: bool = True
 
 
 class DetachAnswer(msgspec.Struct, frozen=True):
