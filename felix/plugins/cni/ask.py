@@ -17,11 +17,15 @@ class Unclear(CniError):
 
 
 class Agent:
-    """The agent, for one call. timeout_s: how long all questions of the call may take together."""
+    """The agent, for one call. timeout_s: how long all questions of the call may take together.
 
-    __slots__ = ("_deadline", "_path")
+    has_repeated: whether something had to be asked for again that the agent may have done at the first time.
+    """
+
+    __slots__ = ("_deadline", "_path", "has_repeated")
 
     def __init__(self, path: str, timeout_s: float) -> None:
+        self.has_repeated = False
         self._path = path
         self._deadline = time.monotonic() + timeout_s
 
@@ -53,6 +57,7 @@ class Agent:
                     failure = Unclear(failure.code, str(failure))
             if self.left_s <= pause_s or (is_unclear and not is_repeatable):
                 raise failure
+            self.has_repeated = is_unclear
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 

@@ -8,7 +8,7 @@ import json
 from felix.plugins.cni.apply import delegate, delegate_speaks_newest
 from felix.plugins.cni.ask import Agent, Unclear
 from felix.plugins.cni.conf import refuse_unsupported, take, take_flag
-from felix.plugins.cni.refusal import AGENT_FAILED, DIFFERS, INVALID_CONFIG, NOT_AVAILABLE, CniError
+from felix.plugins.cni.refusal import AGENT_FAILED, CONFLICT, DIFFERS, INVALID_CONFIG, NOT_AVAILABLE, CniError
 from felix.plugins.cni.request import attach_body, detach_body, gc_body, plain_address
 from felix.plugins.cni.result import Result, addresses_of, is_ipv6, parse_result, render_result
 
@@ -39,6 +39,11 @@ def add(call: Call, conf: Conf) -> str:
         if not given and not conf.has_own_ipam:
             raise CniError(INVALID_CONFIG, f"ipam {conf.ipam_type} assigned no address", "configure its section")
         answer = agent.act("/v1/attach", attach_body(call, conf, given))
+        if not answer.get("is_new", True) and not agent.has_repeated:
+            text = (
+                f"{call.container} has an interface {call.interface} of network {conf.name} already; it stays as it is"
+            )
+            raise CniError(CONFLICT, text, "call DEL before ADD")
     except BaseException as error:
         _undo(call, conf, is_attached=isinstance(error, Unclear))
         raise
