@@ -14,6 +14,7 @@ from felix.plugins.ask import SOCKET, NoAgent, Refused, ask
 from felix.plugins.mesos.request import REQUEST_LIMIT, BadRequest, parse_request, show
 from felix.plugins.mesos.verbs import VERBS, Answer, Failed
 
+PROTOCOL = "0.25 to 0.28"
 TIMEOUT_VARIABLE = "FELIX_MESOS_TIMEOUT"
 TIMEOUT_S = 30.0
 TIMEOUT_LIMIT_S = 600.0
@@ -137,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(HELP)
         return 0
     if words == ["--version"]:
-        sys.stdout.write(f"felix-mesos {_find_version()}\n")
+        sys.stdout.write(f"felix-mesos: net-modules protocol of Mesos {PROTOCOL}; verbs: {', '.join(VERBS)}\n")
         return 0
     if words:
         answer: Answer = {"error": f"felix-mesos takes JSON on standard input, no arguments: {show(' '.join(words))}"}
@@ -184,12 +185,6 @@ def _trace() -> str:
     from traceback import format_exc  # for faults of ours only; its import costs milliseconds
 
     return format_exc()
-
-
-def _find_version() -> str:
-    from importlib.metadata import version
-
-    return version("felix")
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def parse_literal(text: str, name: str) -> object:
 
 def show(value: object) -> str:
     """Returns a value for an error: text as it is, all else as JSON, and not more than can be read."""
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value, default=repr, skipkeys=True)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
