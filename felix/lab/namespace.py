@@ -39,6 +39,11 @@ def create_namespaces(names: Iterable[str]) -> None:
         write_sysctls(name, {"net/ipv6/conf/all/accept_dad": "0", "net/ipv6/conf/default/accept_dad": "0"})
 
 
+def attach_namespace(name: str, pid: int) -> None:
+    """The network namespace of a process has a name; it lives on without the process until it is deleted."""
+    _run_ip(["netns", "attach", name, str(pid)], "")
+
+
 def delete_namespaces(names: Iterable[str]) -> None:
     """None of `names` exists; what is inside goes once its last process and socket are gone."""
     present = [name for name in names if (NETNS_DIR / name).exists()]

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -24,12 +25,24 @@ class ProcessRecord(msgspec.Struct, frozen=True):
     start_ticks: int
 
 
-def spawn(role: str, command: Sequence[str], environment: Mapping[str, str], log: Path, cwd: Path) -> ProcessRecord:
-    """The program runs in a session of its own with its output appended to `log`; its record is returned."""
+def spawn(
+    role: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log: Path,
+    cwd: Path,
+    *,
+    descriptors: Mapping[int, int] = MappingProxyType({}),
+) -> ProcessRecord:
+    """The program runs in a session of its own with its output appended to `log`; its record is returned.
+
+    descriptors: further ones that it gets, ours by its own number.
+    """
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640),
         (os.POSIX_SPAWN_DUP2, 1, 2),
+        *((os.POSIX_SPAWN_DUP2, ours, its) for its, ours in descriptors.items()),
     ]
     # posix_spawn has no working directory; env(1) changes into it and becomes the program, so the id stays.
     arguments = ["env", "-C", str(cwd), *command]
