@@ -12,6 +12,7 @@ from typing import NamedTuple
 from felix.model.keys import ResourceKey
 
 DEFAULT_INTERFACE = "eth0"
+DEFAULT_NAMESPACE = "default"
 INTERFACE_LENGTH = 15  # of the kernel, without the final zero
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,126}")
 """What a network, a container, an orchestrator or a namespace may be called; CNI's own rule, and bounded."""

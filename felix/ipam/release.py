@@ -92,7 +92,7 @@ def plan_take_back(
         if block is None:
             continue
         wanted = [one for one in releases if one.handle and operator.contains(block.net, one.address)]
-        ordinals = [ordinal for one in wanted if _is_held(block, ordinal := _ordinal(block, one), one.handle)]
+        ordinals = [one.address.value - block.net.value for one in wanted if _is_held(block, one)]
         if not ordinals:
             continue
         for name, count in count_leaving(block, ordinals).items():
@@ -131,13 +131,12 @@ def plan_release_handle(handle: Handle, blocks: Sequence[StoredBlock], host: str
     return draft, released
 
 
-def _is_held(block: Block, ordinal: int, handle: str) -> bool:
+def _is_held(block: Block, release: Release) -> bool:
+    """Whether the address is held as the release says."""
+    ordinal = release.address.value - block.net.value
     holder = block.find_holder(ordinal)
-    return holder is not None and holder.handle == handle
-
-
-def _ordinal(block: Block, release: Release) -> int:
-    return release.address.value - block.net.value
+    is_meant = release.sequence is None or block.sequences.get(ordinal, 0) == release.sequence
+    return holder is not None and holder.handle == release.handle and is_meant
 
 
 def _address(block: Block, ordinal: int) -> Net:

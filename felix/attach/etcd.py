@@ -1,0 +1,211 @@
+"""Endpoints of attached containers in etcd: written and deleted together with their addresses. Shell."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from felix.attach.check import Wanted
+from felix.attach.endpoint import (
+    ENDPOINT_ATTRIBUTE,
+    NETWORK_ATTRIBUTE,
+    Attachment,
+    EndpointIntent,
+    find_attachment,
+    render_document,
+)
+from felix.attach.names import endpoint_key
+from felix.attach.profiles import choose_profiles, make_profiles
+from felix.attach.types import Code, Refusal
+from felix.clock import Clock, wall_s
+from felix.datastore.types import RangeOp
+from felix.ipam.apply import Allocator
+from felix.ipam.draft import Draft
+from felix.ipam.read import Store, list_blocks, read_blocks_around, read_ranges
+from felix.ipam.release import Release
+from felix.ipam.types import Request
+from felix.model.codec import decode, encode
+from felix.model.keys import ResourceKey, format_fence_key, format_key
+from felix.model.net import Net, parse_address
+from felix.model.records import Node
+
+USE_ATTRIBUTE = "felix.use"
+"""Attribute of an allocation that has no endpoint of its own, or none yet."""
+
+
+class Present(Exception):
+    """The endpoint is stored already."""
+
+
+@dataclass(slots=True)
+class Known:
+    """What etcd holds that a request stands on. endpoint: of ours. is_foreign: there is one, and it is not ours.
+
+    missing: profiles to be written, by key. Everything that is not there has revision 0 in a guard.
+    """
+
+    endpoint: Attachment | None = None
+    is_foreign: bool = False
+    missing: dict[ResourceKey, dict[str, object]] = field(default_factory=dict)
+
+
+class EndpointStore:
+    """What one host's attachments are in etcd.
+
+    host_nets: what containers may talk with that may talk with their host only, besides the host itself. Methods raise
+    what the store and the allocator raise; after EtcdUnavailable nobody knows what became of a write.
+    """
+
+    def __init__(self, store: Store, node: str, host_nets: Sequence[Net] = (), now: Clock = wall_s) -> None:
+        self.allocator = Allocator(store)
+        self._store = store
+        self._node = node
+        self._host_nets = tuple(host_nets)
+        self._now = now
+        self._fence = format_fence_key(node)
+
+    async def look(self, wanted: Wanted) -> Known:
+        """Returns what is there of the request, in one round trip. Raises Refusal while the host is given up."""
+        request = wanted.request
+        key = endpoint_key(self._node, wanted.who, request.namespace)
+        profiles = make_profiles(request, self._node, self._host_nets, self._now())
+        node_key = ResourceKey("Node", "", self._node)
+        paths = [self._fence, *(format_key(one) for one in (key, node_key, *profiles))]
+        fence, *pages = await read_ranges(self._store, [RangeOp(path) for path in paths])
+        if fence:
+            raise Refusal(Code.UNAVAILABLE, f"{self._node} was given up as lost; it has to clean up first")
+        known = Known()
+        if pages[0]:
+            pair = pages[0][0]
+            known.endpoint = find_attachment(key, decode(key, pair.value).record, self._node, pair.mod_revision)
+            known.is_foreign = known.endpoint is None
+        absent = [one for one, page in zip(profiles, pages[2:], strict=True) if not page]
+        if absent:
+            record = decode(node_key, pages[1][0].value).record if pages[1] else None
+            nets = dict.fromkeys((*_addresses_of(record), *self._host_nets))
+            made = make_profiles(request, self._node, tuple(nets), self._now())
+            known.missing = {one: made[one] for one in absent}
+        return known
+
+    async def write(self, wanted: Wanted, known: Known, netns: int) -> Attachment:
+        """The container has its addresses, its endpoint and its profiles, all in one transaction; returns the endpoint.
+
+        Raises Present when there is an endpoint meanwhile; Refusal when a given address is another endpoint's.
+        """
+        request = wanted.request
+        given = await self._find_handles(wanted.given, name_of(endpoint_key(self._node, wanted.who, request.namespace)))
+        intent = EndpointIntent(
+            node=self._node,
+            request=request,
+            who=wanted.who,
+            handle=wanted.handle,
+            interface=wanted.interface,
+            mac=wanted.mac,
+            profiles=choose_profiles(request, self._node),
+            netns=netns,
+            now=self._now(),
+            given=given,
+        )
+        render_document(intent, ())  # refuses what cannot be, before anything is read or given
+        attempts = 0
+
+        async def beside(chosen: Sequence[Net]) -> Draft:
+            nonlocal known, attempts
+            attempts += 1
+            if attempts > 1:
+                known = await self.look(wanted)
+            if known.endpoint is not None or known.is_foreign:
+                raise Present
+            draft = Draft()
+            draft.guard(self._fence, 0)
+            for key, document in known.missing.items():
+                draft.put(format_key(key), encode(document), 0)
+            draft.put(format_key(intent.key), render_document(intent, tuple(chosen)), 0)
+            return draft
+
+        attributes = {ENDPOINT_ATTRIBUTE: name_of(intent.key), NETWORK_ATTRIBUTE: request.network}
+        asked = Request(self._node, wanted.handle, request.ipv4, request.ipv6, attributes, request.pools)
+        chosen = await self.allocator.give(asked, wanted.addresses, beside)
+        value = render_document(intent, tuple(chosen))
+        found = find_attachment(intent.key, decode(intent.key, value).record, self._node)
+        assert found is not None
+        return found
+
+    async def erase(self, one: Attachment, *, release: bool, with_given: bool) -> list[Net]:
+        """The endpoint is gone, and in the same transaction its addresses are given back; returns those.
+
+        release: whether addresses are given back. with_given: also those that somebody else had allocated.
+        """
+        draft = Draft()
+        draft.drop(format_key(one.key))
+        releases = one.releases if with_given else one.own_releases
+        return await self.allocator.take_back(releases if release else [], draft)
+
+    async def erase_key(self, key: ResourceKey) -> list[Net]:
+        """Whatever an attempt to attach may have written is gone; harmless when it wrote nothing."""
+        (page,) = await read_ranges(self._store, [RangeOp(format_key(key))])
+        found = find_attachment(key, decode(key, page[0].value).record, self._node) if page else None
+        return await self.erase(found, release=True, with_given=False) if found is not None else []
+
+    async def find_strays(self, network: str, valid_handles: frozenset[str], used: frozenset[Net]) -> list[Release]:
+        """Returns addresses of this host that were given for a network, and that no valid handle and no endpoint has.
+
+        Only what says for which network it was given, or was given by a plug-in of ours under a handle of that network.
+        """
+        found = []
+        for net, stored in (await list_blocks(self._store)).items():
+            block = stored.block
+            if block is None:
+                continue
+            for ordinal, holder in block.held():
+                handle = holder.handle or ""
+                address = Net(net.version, net.value + ordinal, net.bits)
+                if not handle or holder.node != self._node or handle in valid_handles or address in used:
+                    continue
+                if _is_of(holder.attributes, handle, network):
+                    found.append(Release(address, handle))
+        return found
+
+    async def _find_handles(self, given: Sequence[Net], endpoint: str) -> dict[Net, str]:
+        """Returns the handle of each address, empty when no block knows it."""
+        handles = dict.fromkeys(given, "")
+        blocks = await read_blocks_around(self._store, given) if given else {}
+        for stored in blocks.values():
+            block = stored.block
+            for net in given:
+                if block is None or not operator.contains(block.net, net):
+                    continue
+                holder = block.find_holder(net.value - block.net.value)
+                owner = holder.attributes.get(ENDPOINT_ATTRIBUTE, "") if holder is not None else ""
+                if owner not in ("", endpoint):
+                    raise Refusal(Code.CONFLICT, f"{net.address} is the address of endpoint {owner}")
+                handles[net] = (holder.handle or "") if holder is not None else ""
+        return handles
+
+
+def name_of(key: ResourceKey) -> str:
+    """Returns namespace and name of an endpoint, as allocations and answers have it."""
+    return f"{key.namespace}/{key.name}"
+
+
+def _is_of(attributes: Mapping[str, str], handle: str, network: str) -> bool:
+    named = attributes.get(NETWORK_ATTRIBUTE)
+    if named is not None:
+        return named == network
+    return USE_ATTRIBUTE in attributes and handle.startswith(f"{network.lower()}.")
+
+
+def _addresses_of(record: object) -> list[Net]:
+    """Returns the addresses of a Node: of BGP, and all others that it names."""
+    if not isinstance(record, Node):
+        return []
+    spec = record.spec
+    texts = [spec.bgp.ipv4_address, spec.bgp.ipv6_address] if spec.bgp is not None else []
+    texts += [one.address for one in spec.addresses]
+    found = []
+    for text in texts:
+        with contextlib.suppress(ValueError):  # Calico keeps names of hosts there, too
+            found.append(parse_address(text.partition("/")[0]))
+    return found

@@ -1,0 +1,106 @@
+"""Addresses without an interface: given to a handle and taken back, for plug-ins that make none or their own. Shell."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from felix.attach.check import check_addresses, check_handle
+from felix.attach.types import ADDRESSES_LIMIT, AllocateRequest, Code, Refusal, ReleaseRequest
+from felix.datastore.faults import EtcdUnavailable
+from felix.ipam.apply import Allocator
+from felix.ipam.block import Holder
+from felix.ipam.read import Store, read_blocks, read_blocks_around, read_handles
+from felix.ipam.release import Release
+from felix.ipam.types import Request
+from felix.model.net import Net, parse_net
+
+log = logging.getLogger(__name__)
+
+RELEASES_LIMIT = 256
+
+
+class AddressLeases:
+    """Addresses of one host's handles. repay: sees to it that something is done once etcd answers again."""
+
+    def __init__(
+        self,
+        store: Store,
+        allocator: Allocator,
+        node: str,
+        repay: Callable[[str, Callable[[], Awaitable[object]]], None],
+    ) -> None:
+        self._store = store
+        self._allocator = allocator
+        self._node = node
+        self._repay = repay
+
+    async def allocate(self, request: AllocateRequest) -> list[Net]:
+        """The handle has all addresses of the request more than before, or none."""
+        handle, wanted = check_handle(request.handle), check_addresses(request.addresses)
+        if not 1 <= len(wanted) + request.ipv4 + request.ipv6 <= ADDRESSES_LIMIT:
+            raise Refusal(Code.INVALID, f"ask for 1 to {ADDRESSES_LIMIT} addresses")
+        before = frozenset(await self._allocator.addresses_of(handle))
+        asked = Request(self._node, handle, request.ipv4, request.ipv6, request.attributes, request.pools)
+        try:
+            return await self._allocator.give(asked, wanted)
+        except EtcdUnavailable as error:
+            if not error.is_unsent:  # perhaps they were given; nobody has been told which
+                self._repay(f"addresses of {handle}", lambda: self._release_all_but(handle, before))
+            raise
+
+    async def release(self, request: ReleaseRequest) -> list[Net]:
+        """What the request means is free; returns what somebody held until now. Only what is this host's is meant."""
+        wanted = check_addresses(request.addresses)
+        if not wanted and not request.handle:
+            raise Refusal(Code.INVALID, "give a handle, or addresses, or both")
+        if len(wanted) > RELEASES_LIMIT:
+            raise Refusal(Code.INVALID, f"release at most {RELEASES_LIMIT} addresses at once")
+        handle = check_handle(request.handle) if request.handle else ""
+        if not wanted and not request.attributes:
+            return await self._allocator.release_handle(handle, host=self._node)
+        blocks = await self._read_blocks(wanted, handle)
+        found = [
+            Release(address, holder.handle)
+            for address, holder in blocks.items()
+            if holder.handle is not None and self._is_meant(holder, handle, request.attributes)
+        ]
+        return await self.take_back([one for one in found if not wanted or one.address in wanted])
+
+    async def find(self, handle: str) -> list[Net]:
+        """Returns the addresses that a handle has."""
+        return await self._allocator.addresses_of(check_handle(handle))
+
+    async def take_back(self, releases: Sequence[Release]) -> list[Net]:
+        """These addresses are free if they are held as they say; some at a time."""
+        released: list[Net] = []
+        for start in range(0, len(releases), ADDRESSES_LIMIT):
+            released += await self._allocator.take_back(releases[start : start + ADDRESSES_LIMIT])
+        return released
+
+    def _is_meant(self, holder: Holder, handle: str, attributes: Mapping[str, str]) -> bool:
+        is_own = holder.node == self._node and (not handle or holder.handle == handle)
+        return is_own and attributes.items() <= holder.attributes.items()
+
+    async def _read_blocks(self, wanted: Sequence[Net], handle: str) -> dict[Net, Holder]:
+        """Returns the holders of all addresses in the blocks around these addresses, or else of a handle."""
+        if wanted:
+            blocks = await read_blocks_around(self._store, wanted)
+        else:
+            stored = (await read_handles(self._store, [handle]))[handle]
+            blocks = await read_blocks(self._store, [parse_net(text) for text in stored.counts])
+        return {
+            Net(net.version, net.value + ordinal, net.bits): holder
+            for net, one in blocks.items()
+            for ordinal, holder in (one.block.held() if one.block is not None else ())
+        }
+
+    async def _release_all_but(self, handle: str, kept: frozenset[Net]) -> None:
+        found = await self._allocator.addresses_of(handle)
+        released = await self.take_back([Release(net, handle) for net in found if net not in kept])
+        if released:
+            log.info("addresses of %s that nobody was told of are free again: %s", handle, _texts(released))
+
+
+def _texts(nets: Sequence[Net]) -> str:
+    return ", ".join(net.address for net in nets)
