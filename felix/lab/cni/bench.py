@@ -20,7 +20,6 @@ from felix.lab.cni.shape import rank
 from felix.lab.store import Json
 
 PREFIX = "fx-cni."  # no lab's namespaces begin so: a lab's name has no dot
-_SETTLE_S = 5.0
 _POLL_S = 0.05
 
 
@@ -85,7 +84,8 @@ class Bench:
     """Everything that the checks of one plug-in share.
 
     config: the plug-in's part of a configuration, with its network's name and without version. is_ipam: the plug-in
-    gives addresses and makes no interfaces. supported: the versions that it lists.
+    gives addresses and makes no interfaces. settle_s: how long the host may take to be as before. supported: the
+    versions that the plug-in lists.
     """
 
     plugin: Plugin
@@ -93,6 +93,7 @@ class Bench:
     cni_path: str
     is_ipam: bool
     prefix: str
+    settle_s: float
     supported: Sequence[str] = ()
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -189,7 +190,7 @@ class Bench:
 
     def wait_survey(self, wanted: frozenset[str]) -> frozenset[str]:
         """Returns what the host has more or less than `wanted`, after some seconds of grace; empty: nothing."""
-        deadline = time.monotonic() + _SETTLE_S
+        deadline = time.monotonic() + self.settle_s
         while (difference := self.survey() ^ wanted) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         return difference

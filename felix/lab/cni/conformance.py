@@ -46,7 +46,8 @@ _NEWEST_VERSION: tuple[Scenario, ...] = (
 class Wish:
     """What is to be checked. config: a file, None for one that suits a well-known plug-in. host: of a lab, or None.
 
-    plugin: a path, or a name that is looked for in `cni_path` and among this program's own commands.
+    plugin: a path, or a name that is looked for in `cni_path` and among this program's own commands. settle_s: how long
+    the host may take after DEL until it is as before.
     """
 
     plugin: str
@@ -56,6 +57,7 @@ class Wish:
     is_ipam: bool = False
     host: Host | None = None
     timeout_s: float = 30.0
+    settle_s: float = 3.0
 
 
 def run_checks(wish: Wish, tell: Callable[[Verdict], None]) -> Report:
@@ -74,7 +76,7 @@ def run_checks(wish: Wish, tell: Callable[[Verdict], None]) -> Report:
     with tempfile.TemporaryDirectory(prefix="felix-cni-") as directory:
         config = read_config(wish, executable, Path(directory))
         path = f"{executable.parent}:{wish.cni_path}"
-        bench = Bench(Plugin(executable, host, wish.timeout_s), config, path, wish.is_ipam, prefix)
+        bench = Bench(Plugin(executable, host, wish.timeout_s), config, path, wish.is_ipam, prefix, wish.settle_s)
         try:
             if wish.host is None:
                 namespace.create_namespaces([host])
@@ -133,7 +135,8 @@ def make_config(plugin: str, host: Host | None, directory: Path) -> dict[str, Js
         "ranges": [[{"subnet": "10.77.0.0/24"}], [{"subnet": "fd00:77::/64"}]],
         "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
     }
-    own: dict[str, Json] = {"socket": str(host.rundir / "felix.sock")} if host else {}
+    own: dict[str, Json] = {"agent_socket": str(host.rundir / "felix.sock")} if host else {}
+    both: dict[str, Json] = {"type": "felix-ipam", "assign_ipv4": True, "assign_ipv6": True}
     match plugin:
         case "bridge":
             return {"name": NETWORK, "type": "bridge", "bridge": "cnicheck0", "isGateway": True, "ipam": local}
@@ -142,9 +145,9 @@ def make_config(plugin: str, host: Host | None, directory: Path) -> dict[str, Js
         case "host-local":
             return {"name": NETWORK, "type": "bridge", "ipam": local}
         case "felix-cni":
-            return {"name": NETWORK, "type": "felix-cni", **own}
+            return {"name": NETWORK, "type": "felix-cni", "ipam": both, **own}
         case "felix-ipam":
-            return {"name": NETWORK, "type": "bridge", "ipam": {"type": "felix-ipam", **own}}
+            return {"name": NETWORK, "type": "bridge", "ipam": both, **own}
     return None
 
 
