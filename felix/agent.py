@@ -342,7 +342,7 @@ class Agent:
         self._fence = fence
         names = ", ".join(fence.endpoints) or "none of its endpoints was left"
         log.error("%s; it takes part again once it has cleaned up. Lost their network: %s", fence, names)
-        await clean_own(self._client, fence)
+        gone = await clean_own(self._client, fence)
         for _ in range(_CLEAN_LOOKS):
             if not self._driver.served_interfaces:
                 break
@@ -350,7 +350,7 @@ class Agent:
         else:
             left = ", ".join(self._driver.served_interfaces[:5])
             raise PeerError(f"{fence}, and its interfaces are still open: {left}")
-        log.warning("%s: it has cleaned up, and takes part again", fence)
+        log.warning("%s; it has cleaned up, and takes part again: %s", fence, gone)
 
     @property
     def refusal(self) -> str:

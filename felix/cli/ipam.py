@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -12,8 +13,11 @@ import msgspec
 
 from felix.cli.connection import CONNECTION_HELP, add_connection_options, run_with_etcd
 from felix.cli.grid import render_grid
+from felix.collect.apply import put_fence, reclaim_host
+from felix.collect.read import read_endpoints
 from felix.config.exits import ExitCode
 from felix.datastore.etcd import EtcdClient
+from felix.datastore.fence import parse_fence
 from felix.errors import DataError
 from felix.ipam import read
 from felix.ipam.apply import Allocator
@@ -22,6 +26,7 @@ from felix.ipam.faults import Stale
 from felix.ipam.records import IpamConfig
 from felix.ipam.release import Release
 from felix.ipam.usage import BlockUsage, PoolUsage, find_borrowed, measure
+from felix.model.keys import LOST_HOSTS, ResourceKey, format_key
 from felix.model.net import Net, parse_address, parse_net
 
 _EXAMPLES = f"""\
@@ -32,12 +37,31 @@ examples:
   felix ipam release --ip 192.168.1.5        nobody holds that address any more
   felix ipam release --from-report a.json --from-report b.json
                                              what both reports call a leak, and still is one
-  felix ipam release --host h7               everything of a host that is lost for good
+  felix ipam release --host h7 --force       h7 is lost: its endpoints and addresses go now; refused while it lives
   felix ipam configure --strict-affinity true
 
 {CONNECTION_HELP}"""
 
+_RULE = """\
+An agent puts these right by itself, except what is kept, handles of unreadable blocks and missing claims, once they
+have been so for IPAMLeakGracePeriod (900 s unless set otherwise); felix_collector_leader is 1 on that agent."""
+
 Act = Callable[[EtcdClient, argparse.Namespace], Awaitable[int]]
+
+
+class _FenceRow(msgspec.Struct, frozen=True):
+    """A host that was given up as lost. at: RFC 3339. state: cleaning or done."""
+
+    host: str
+    at: str
+    by: str
+    state: str
+
+
+class _Report(Audit, frozen=True):
+    """What `check` tells. fences: hosts that were given up and are not back; no problem of addresses."""
+
+    fences: tuple[_FenceRow, ...] = ()
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -59,17 +83,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     show.add_argument("-o", "--output", choices=("ps", "json"), default="ps", help="as a table (default) or as JSON")
 
     check = _add_verb(verbs, "check", "look for leaks and for what does not agree", _check)
-    check.add_argument("-o", "--output", metavar="FILE", help="write a report as JSON too; - for standard output alone")
+    check.add_argument(
+        "-o", "--output", metavar="FILE", help="write a report as JSON too; - or json for standard output alone"
+    )
     check.add_argument("--show-all-ips", action="store_true", help="name everything, not only the first ten of a kind")
 
     release = _add_verb(verbs, "release", "give back addresses", _release)
     what = release.add_mutually_exclusive_group(required=True)
     what.add_argument("--ip", metavar="ADDRESS", action="append", help="this address; may be repeated")
     what.add_argument("--handle", metavar="NAME", help="all addresses of this handle")
-    what.add_argument("--host", metavar="NAME", help="all addresses and blocks of this host, which is lost for good")
+    what.add_argument("--host", metavar="NAME", help="all endpoints, addresses and blocks of this lost host")
     text = "leaks of a report of felix ipam check; of several, those that all name"
     what.add_argument("--from-report", metavar="FILE", action="append", help=text)
-    release.add_argument("--force", action="store_true", help="a host's addresses even though its Node still exists")
+    release.add_argument(
+        "--force", action="store_true", help="a host's even though its Node exists; never while its agent lives"
+    )
 
     configure = _add_verb(verbs, "configure", "change how addresses are given out", _configure)
     configure.add_argument("--strict-affinity", "--strictaffinity", type=_boolean, metavar="true|false")
@@ -130,11 +158,14 @@ async def _show_address(client: EtcdClient, address: Net) -> int:
 
 async def _check(client: EtcdClient, arguments: argparse.Namespace) -> int:
     found = audit(await read.read_inventory(client))
-    text = _json(found)
-    if arguments.output == "-":
+    pairs, _ = await client.list_prefix(LOST_HOSTS)
+    fences = [_FenceRow(one.host, one.at, one.by, one.state.value) for one in map(parse_fence, pairs)]
+    report = _Report(**msgspec.structs.asdict(found), fences=tuple(fences))
+    text = _json(report)
+    if arguments.output in ("-", "json"):
         sys.stdout.write(text)
     else:
-        _print_audit(found, 10**9 if arguments.show_all_ips else 10)
+        _print_audit(report, 10**9 if arguments.show_all_ips else 10)
         if arguments.output:
             _write(Path(arguments.output), text)
     return ExitCode.FAILED if found.problems else ExitCode.OK
@@ -147,11 +178,7 @@ async def _release(client: EtcdClient, arguments: argparse.Namespace) -> int:
     if arguments.handle:
         released = await allocator.release_handle(arguments.handle)
     elif arguments.host:
-        inventory = await read.read_inventory(client)
-        if arguments.host in inventory.hosts and not arguments.force:
-            reason = "its addresses may be in use; felix delete node it, or give --force"
-            raise DataError(f"there is a Node {arguments.host}: {reason}")
-        released = await allocator.release_host(arguments.host)
+        released = await _release_host(client, arguments.host, is_forced=arguments.force)
     else:
         wanted = [_parse_ip(text) for text in arguments.ip]
         released = await allocator.release([Release(address) for address in wanted])
@@ -162,6 +189,21 @@ async def _release(client: EtcdClient, arguments: argparse.Namespace) -> int:
         return ExitCode.FAILED if missing else ExitCode.OK
     _print_released(released)
     return ExitCode.OK
+
+
+async def _release_host(client: EtcdClient, host: str, *, is_forced: bool) -> list[Net]:
+    """The host is given up, and has neither endpoints nor addresses; returns these. Raises DataError while it lives."""
+    if not is_forced and await client.get(format_key(ResourceKey("Node", "", host))) is not None:
+        reason = "its addresses may be in use; felix delete node it, or give --force"
+        raise DataError(f"there is a Node {host}: {reason}")
+    fence = await put_fence(client, host, f"felix ipam release on {socket.gethostname()}", ())
+    if fence is None:
+        reason = "its agent says so in etcd; stop it and wait until ReportingTTLSecs (90 s) are over"
+        raise DataError(f"host {host} lives: {reason}. Nothing was released")
+    gone = await reclaim_host(client, fence, await read_endpoints(client, host), ())
+    if gone.endpoints:
+        print(f"Deleted {len(gone.endpoints)} workload endpoint(s) of {host}")
+    return list(gone.addresses)
 
 
 async def _release_leaks(client: EtcdClient, allocator: Allocator, names: Sequence[str]) -> int:
@@ -229,7 +271,7 @@ def _print_released(released: Sequence[Net]) -> None:
     print(f"Successfully released {len(released)} address(es)" + "".join(f"\n  {one.address}" for one in released))
 
 
-def _print_audit(found: Audit, limit: int) -> None:
+def _print_audit(found: _Report, limit: int) -> None:
     print(f"Revision {found.revision}: {found.blocks} blocks, {found.allocated} addresses given out,")
     print(f"{found.in_use} addresses of workload endpoints and tunnels.\n")
     _print_rows("given out, and nobody has it", [f"{one.ip}: {_explain(one)}" for one in found.leaks], limit)
@@ -245,11 +287,16 @@ def _print_audit(found: Audit, limit: int) -> None:
     claims = [f"{one.block} by {one.host}: {one.reason}" for one in (*found.orphan_affinities, *found.unclaimed)]
     _print_rows("claims of blocks that do not hold", claims, limit)
     _print_rows("blocks that cannot be read", found.unreadable, limit)
+    fences = [f"{one.host}: since {one.at}, by {one.by}, {one.state}" for one in found.fences]
+    _print_rows("hosts given up as lost, which have to clean up before they take part again", fences, limit)
+    if any(not leak.kept for leak in found.leaks) or found.empty_handles or found.wrong_counts:
+        print(f"\n{_RULE}")
     print(f"\n{found.problems} problem(s)" + (", see felix ipam release --help" if found.problems else ""))
 
 
 def _explain(leak: Leak) -> str:
-    return f"handle {leak.handle or 'none'}, host {leak.node or 'unknown'}, block {leak.block}: {leak.reason}"
+    kept = f"; kept: {leak.kept}" if leak.kept else ""
+    return f"handle {leak.handle or 'none'}, host {leak.node or 'unknown'}, block {leak.block}: {leak.reason}{kept}"
 
 
 def _print_rows(text: str, rows: Sequence[str], limit: int) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from felix.clock import wall_s
 from felix.collect.read import Source, read_endpoints
@@ -19,10 +19,10 @@ from felix.ipam.apply import Allocator
 from felix.ipam.audit import StoredEndpoint
 from felix.ipam.block import count_by_handle
 from felix.ipam.draft import Draft
-from felix.ipam.faults import NotReleasable, Stale
+from felix.ipam.faults import Stale
 from felix.ipam.read import read_blocks, read_handles, read_ranges
 from felix.ipam.records import CONFIRMED, parse_affinity
-from felix.ipam.release import Release
+from felix.ipam.release import Release, find_ordinals, plan_release
 from felix.model.keys import BlockKey, format_handle_key, format_key
 from felix.model.net import Net
 
@@ -30,8 +30,21 @@ log = logging.getLogger(__name__)
 
 BATCH = 40  # with as many conditions again, and those of the draft, still one transaction of etcd
 _NAMED = 5
+_ATTEMPTS = 10
 
 T = TypeVar("T")
+
+
+class Reclaimed(NamedTuple):
+    """What a host lost. endpoints: `namespace/name`."""
+
+    endpoints: tuple[str, ...]
+    addresses: tuple[Net, ...]
+
+    def __str__(self) -> str:
+        more = ", ..." if len(self.endpoints) > _NAMED else ""
+        names = f" ({', '.join(self.endpoints[:_NAMED])}{more})" if self.endpoints else ""
+        return f"{len(self.endpoints)} endpoints{names} are gone, {len(self.addresses)} addresses are free"
 
 
 class GuardBroken(PeerError):
@@ -74,14 +87,17 @@ class GuardedStore:
 
 
 async def collect_findings(source: Source, findings: Iterable[Finding], guards: Sequence[Compare]) -> Counter[str]:
-    """What was found wrong is put right, except what changed since then; returns how many of each kind were."""
+    """What was found wrong is put right, except what changed since then; returns how many of each kind were.
+
+    Raises GuardBroken.
+    """
     counts: Counter[str] = Counter()
     store = GuardedStore(source, guards)
-    leaks: dict[Net, list[AddressLeak]] = {}
+    leaks: dict[str, list[AddressLeak]] = {}
     for one in findings:
         match one:
             case AddressLeak():
-                leaks.setdefault(one.block, []).append(one)
+                leaks.setdefault(one.handle, []).append(one)
                 continue
             case EmptyHandle(name, revision):
                 key = format_handle_key(name)
@@ -91,29 +107,46 @@ async def collect_findings(source: Source, findings: Iterable[Finding], guards: 
             case Orphan():
                 is_done = await _mend_claim(store, one)
         counts[kind_of(one)] += is_done
-    for group in leaks.values():
-        for batch in _batches(group):
-            counts["address"] += await _release(source, batch, guards)
+    for name, group in leaks.items():
+        try:
+            counts["address"] += await _release(store, name, group)
+        except Stale as error:
+            log.info("leaked addresses of %s are kept: %s", name, error)
     return counts
 
 
-async def _release(source: Source, leaks: Sequence[AddressLeak], guards: Sequence[Compare]) -> int:
-    """Returns how many of these addresses of one block were given back; all together, or else one by one."""
-    handles = {leak.handle: leak.handle_revision for leak in leaks}
-    unchanged = [Compare(format_handle_key(name), Target.MOD_REVISION, number) for name, number in handles.items()]
-    allocator = Allocator(GuardedStore(source, [*guards, *unchanged]))
-    try:
-        released = await allocator.release([Release(leak.address, leak.handle, leak.sequence) for leak in leaks])
-    except (Stale, NotReleasable, GuardBroken) as error:
-        if len(leaks) > 1:
-            return sum([await _release(source, [leak], guards) for leak in leaks])
-        if isinstance(error, GuardBroken) and await _has_broken(source, guards):
-            raise
-        log.info("address %s is kept: %s", leaks[0].address.address, error)
-        return 0
-    texts = ", ".join(f"{leak.address.address} of {leak.handle}" for leak in leaks)
-    log.warning("nobody used these addresses, they are free again: %s", texts)
-    return len(released)
+async def _release(store: GuardedStore, name: str, leaks: Sequence[AddressLeak]) -> int:
+    """The handle has lost these addresses; returns how many. Raises Stale when it, or one of them, changed."""
+    revision = leaks[0].handle_revision
+    for batch in _batches(leaks):
+        revision = await _release_batch(store, name, revision, batch)
+        texts = ", ".join(leak.address.address for leak in batch)
+        log.warning("nobody used these addresses of %s, they are free again: %s", name, texts)
+    return len(leaks)
+
+
+async def _release_batch(store: GuardedStore, name: str, revision: int, leaks: Sequence[AddressLeak]) -> int:
+    """The handle, which is at that revision, has lost these addresses; returns its revision then."""
+    for _ in range(_ATTEMPTS):
+        handle = (await read_handles(store, [name]))[name]
+        if handle.revision != revision:
+            raise Stale(f"handle {name} has been used meanwhile")
+        draft = Draft()
+        for net, stored in (await read_blocks(store, {leak.block for leak in leaks})).items():
+            if stored.block is None:
+                raise Stale(f"block {net} cannot be read: {stored.problem}")
+            mine = [Release(leak.address, name, leak.sequence) for leak in leaks if leak.block == net]
+            ordinals = find_ordinals(stored.block, mine)
+            part = plan_release(stored, ordinals, {})
+            draft.revision_by_key |= part.revision_by_key
+            draft.value_by_key |= part.value_by_key
+            handle = handle.plus(str(net), -len(ordinals))
+        draft.guard(format_handle_key(name), revision)
+        draft.set_handle(handle)
+        result = await store.txn(draft.compares(), draft.operations())
+        if result.succeeded:
+            return result.revision if handle.revision else 0
+    raise Stale(f"others changed its blocks {_ATTEMPTS} times in a row")
 
 
 async def _mend_count(store: GuardedStore, found: WrongCount) -> bool:
@@ -187,30 +220,29 @@ async def _try(store: GuardedStore, compares: Sequence[Compare], fence: Fence) -
 
 async def reclaim_host(
     source: Source, fence: Fence, endpoints: Mapping[str, StoredEndpoint], guards: Sequence[Compare]
-) -> Counter[str]:
+) -> Reclaimed:
     """Nothing is left of a host behind a fence: first its endpoints go, then its addresses and blocks, then all is
-    marked as done. Returns how many of each there were.
+    marked as done. Returns what went.
 
     Begin again after any failure. Raises GuardBroken as soon as the fence is gone or the host's lease lives.
     """
     store = GuardedStore(source, [*guards, is_absent(StatusKeys(fence.host).agent), fence.stands()])
-    counts, names = await _clean(store, fence, endpoints)
+    gone = await _clean(store, fence, endpoints)
     done = replace(
         fence,
         state=FenceState.DONE,
-        endpoints=tuple(dict.fromkeys((*fence.endpoints, *names))),
-        addresses=fence.addresses + counts["host_address"],
+        endpoints=tuple(dict.fromkeys((*fence.endpoints, *gone.endpoints))),
+        addresses=fence.addresses + len(gone.addresses),
     )
-    if len(names) == len(endpoints):
+    if len(gone.endpoints) == len(endpoints):
         await store.txn([], [PutOp(fence.key, render_fence(done))])
-    return counts
+    return gone
 
 
-async def clean_own(source: Source, fence: Fence) -> Counter[str]:
+async def clean_own(source: Source, fence: Fence) -> Reclaimed:
     """Nothing is left in etcd of this host, which was given up and is back. Raises GuardBroken without the fence."""
     endpoints = await read_endpoints(source, fence.host)
-    counts, _ = await _clean(GuardedStore(source, [fence.stands()]), fence, endpoints)
-    return counts
+    return await _clean(GuardedStore(source, [fence.stands()]), fence, endpoints)
 
 
 async def lift_fence(source: Source, fence: Fence, guards: Sequence[Compare]) -> bool:
@@ -223,10 +255,8 @@ async def lift_fence(source: Source, fence: Fence, guards: Sequence[Compare]) ->
     return await _commit(store, [fence.stands()], [DeleteOp(fence.key)])
 
 
-async def _clean(
-    store: GuardedStore, fence: Fence, endpoints: Mapping[str, StoredEndpoint]
-) -> tuple[Counter[str], list[str]]:
-    """Returns how much of what was taken from the host, and the names of its endpoints that went."""
+async def _clean(store: GuardedStore, fence: Fence, endpoints: Mapping[str, StoredEndpoint]) -> Reclaimed:
+    """The host has none of these endpoints, except those that changed, no address and no block; returns what went."""
     names: list[str] = []
     for batch in _batches(list(endpoints.items())):
         if await _delete(store, batch):
@@ -234,13 +264,7 @@ async def _clean(
         else:
             for pair in batch:
                 names += [pair[1].name] if await _delete(store, [pair]) else []
-    if names:
-        more = ", ..." if len(names) > _NAMED else ""
-        log.warning("%s: endpoints %s%s are gone", fence, ", ".join(names[:_NAMED]), more)
-    released = await Allocator(store).release_host(fence.host)
-    if released:
-        log.warning("%s: %d addresses are free again", fence, len(released))
-    return Counter(endpoint=len(names), host_address=len(released)), names
+    return Reclaimed(tuple(names), tuple(await Allocator(store).release_host(fence.host)))
 
 
 async def _delete(store: GuardedStore, endpoints: Sequence[tuple[str, StoredEndpoint]]) -> bool:
@@ -253,10 +277,6 @@ async def _delete(store: GuardedStore, endpoints: Sequence[tuple[str, StoredEndp
 
 async def _commit(store: GuardedStore, compares: Sequence[Compare], operations: Sequence[Op]) -> bool:
     return (await store.txn(compares, operations)).succeeded
-
-
-async def _has_broken(source: Source, guards: Sequence[Compare]) -> bool:
-    return bool(guards) and not (await source.txn(guards, [RangeOp(guards[0].key)])).succeeded
 
 
 def _holds(guard: Compare, pairs: Sequence[KeyValue]) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -129,7 +129,9 @@ class Collector:
 
     async def _reclaim(self, fence: Fence, world: World, office: Office) -> None:
         mine = {key: one for key, one in world.inventory.endpoints.items() if one.host == fence.host}
-        self._count(await reclaim_host(self._client, fence, mine, [office.stands()]))
+        gone = await reclaim_host(self._client, fence, mine, [office.stands()])
+        log.warning("%s: %s", fence, gone)
+        self._count({"endpoint": len(gone.endpoints), "host_address": len(gone.addresses)})
 
     async def _still_presides(self, office: Office) -> bool:
         return (await self._client.txn([office.stands()], [])).succeeded
@@ -154,7 +156,7 @@ class Collector:
                 log.warning("%s", text)
         self._said = set(texts)
 
-    def _count(self, counts: Counter[str]) -> None:
+    def _count(self, counts: Mapping[str, int]) -> None:
         for kind, count in counts.items():
             if count:
                 self._metrics.ipam_collected_total.inc(kind, by=count)

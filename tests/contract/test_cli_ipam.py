@@ -13,6 +13,7 @@ import pytest
 from felix.__main__ import main
 from felix.config.exits import ExitCode
 from felix.datastore.etcd import EtcdClient, EtcdSettings
+from felix.datastore.status import StatusKeys
 from felix.ipam.apply import Allocator
 from felix.ipam.types import Request
 from felix.model.net import parse_address
@@ -185,7 +186,11 @@ def test_lost_host_loses_everything_but_only_when_its_node_is_gone(act: Callable
     refused = felix("release", "--host", "h1")
     assert refused.code == ExitCode.BAD_DATA
     assert "there is a Node h1" in refused.err
-    assert felix("release", "--host", "h1", "--force").out.startswith("Successfully released 2 address(es)")
+    released = felix("release", "--host", "h1", "--force").out
+    assert released.startswith("Deleted 1 workload endpoint(s) of h1\nSuccessfully released 2 address(es)\n")
+    report = json.loads(felix("check", "-o", "json").out)
+    assert [(fence["host"], fence["state"]) for fence in report["fences"]] == [("h1", "done")]
+    assert felix("check").code == ExitCode.FAILED  # for what h2 has of h1's block; a fence is no problem
     assert felix("release", "--handle", "net.gone2").out == "Successfully released 1 address(es)\n  10.0.0.2\n"
 
     async def look(client: EtcdClient) -> None:
@@ -194,6 +199,34 @@ def test_lost_host_loses_everything_but_only_when_its_node_is_gone(act: Callable
         check_laws({pair.key: pair.value for pair in pairs})
 
     act(look)
+
+
+def test_host_that_lives_is_not_given_up_even_by_force(act: Callable[[Act], None], felix: Felix) -> None:
+    async def live(client: EtcdClient) -> None:
+        await fill(client)
+        await client.put(StatusKeys("h1").agent, b"{}")
+
+    act(live)
+    refused = felix("release", "--host", "h1", "--force")
+    assert refused.code == ExitCode.BAD_DATA
+    assert "host h1 lives" in refused.err
+    assert felix("show", "--ip", "10.0.0.0").code == ExitCode.OK
+    assert json.loads(felix("check", "-o", "json").out)["fences"] == []
+
+
+def test_check_tells_what_is_kept_and_what_an_agent_takes_back(act: Callable[[Act], None], felix: Felix) -> None:
+    async def give(client: EtcdClient) -> None:
+        await fill(client)
+        await Allocator(client).release_handle("net.gone2")
+        for handle, attributes in (("pool-only", {"felix.use": "ipam-only"}), ("vm", {"vmi": "x"})):
+            await Allocator(client).auto_assign(Request("h1", handle, 1, attributes=attributes))
+
+    act(give)
+    leaks = {row["handle"]: row["kept"] for row in json.loads(felix("check", "-o", "json").out)["leaks"]}
+    assert leaks == {"net.gone": "", "vm": "nobody knows who asked for it"}
+    told = felix("check").out
+    assert "no endpoint has it; kept: nobody knows who asked for it\n" in told
+    assert "IPAMLeakGracePeriod" in told
 
 
 def test_configure_changes_what_it_is_told_and_show_shows_it(act: Callable[[Act], None], felix: Felix) -> None:
