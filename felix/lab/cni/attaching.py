@@ -112,7 +112,7 @@ def check_delete(bench: Bench, version: str) -> Iterator[Verdict]:
     topic = Topic("DEL", version)
     before = bench.survey()
     with bench.container() as one:
-        result = bench.add(one, version).document
+        result = bench.attach(one, version)
         answer = bench.delete(one, version, result if rank(version) >= rank("0.4.0") else None)
         yield topic.judge("succeeds and prints nothing", _SILENT, answer.describe(), is_right=answer.is_silent_success)
         if not bench.is_ipam:
@@ -134,24 +134,24 @@ def check_delete(bench: Bench, version: str) -> Iterator[Verdict]:
 
 def _delete_with_little(bench: Bench, topic: Topic) -> Iterator[Verdict]:
     with bench.container() as one:
-        result = bench.add(one, topic.version).document
+        result = bench.attach(one, topic.version)
         one.vanish()
         answer = bench.delete(one, topic.version, result if rank(topic.version) >= rank("0.4.0") else None)
         case = "DEL succeeds when the namespace is gone"
         yield topic.judge(case, _SILENT, answer.describe(), is_right=answer.is_silent_success)
     with bench.container() as one:
-        bench.add(one, topic.version)
+        bench.attach(one, topic.version)
         answer = bench.delete(one, topic.version, changes={"CNI_NETNS": None})
         case = "DEL succeeds without CNI_NETNS"
         yield topic.judge(case, _SILENT, answer.describe(), is_right=answer.is_silent_success)
     with bench.container() as one:
-        bench.add(one, topic.version)
+        bench.attach(one, topic.version)
         answer = bench.delete(one, topic.version, changes={"CNI_NETNS": ""})
         case = "DEL succeeds with an empty CNI_NETNS"
         yield topic.judge(case, _SILENT, answer.describe(), is_right=answer.is_silent_success)
     if rank(topic.version) >= rank("0.4.0"):
         with bench.container() as one:
-            bench.add(one, topic.version)
+            bench.attach(one, topic.version)
             answer = bench.delete(one, topic.version)
             inside = None if bench.is_ipam else one.look()
             case = "DEL without prevResult removes the interface"

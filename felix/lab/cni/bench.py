@@ -15,7 +15,7 @@ from pathlib import Path
 
 from felix.errors import EnvironmentFault
 from felix.lab import namespace
-from felix.lab.cni.call import Answer, Plugin
+from felix.lab.cni.call import Answer, Plugin, Stuck
 from felix.lab.cni.shape import rank
 from felix.lab.store import Json
 
@@ -159,6 +159,13 @@ class Bench:
     def add(self, container: Container, version: str, extra: Mapping[str, Json] | None = None) -> Answer:
         """Returns how attaching the container ended."""
         return self.call("ADD", container, version, extra)
+
+    def attach(self, container: Container, version: str) -> dict[str, Json]:
+        """Returns ADD's result; raises Stuck when there is none, so that what cannot be tried is not tried."""
+        answer = self.add(container, version)
+        if not answer.is_success or answer.document is None:
+            raise Stuck(f"cannot go on without ADD: {answer.describe()}")
+        return answer.document
 
     def delete(
         self,

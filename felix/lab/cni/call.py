@@ -17,7 +17,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Stuck(FelixError):
-    """The plug-in did not answer in time, or could not be started."""
+    """The plug-in did not answer in time, could not be started, or did not do what has to come first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ def check_check(bench: Bench, version: str) -> Iterator[Verdict]:
     """CHECK: all right after ADD, and an error when something is amiss; before 0.4.0 there was none."""
     topic = Topic("CHECK", version)
     with bench.container() as one:
-        result = bench.add(one, version).document
+        result = bench.attach(one, version)
         answer = bench.check(one, version, result)
         if rank(version) < rank("0.4.0"):
             yield _judge_early(bench, topic, answer, "0.4.0")
@@ -47,15 +47,15 @@ def _check_broken(bench: Bench, topic: Topic) -> Iterator[Verdict]:
     )
     for what, spoil in spoilers:
         with bench.container() as one:
-            result = bench.add(one, topic.version).document
+            result = bench.attach(one, topic.version)
             spoil(one)
             answer = bench.check(one, topic.version, result)
             case = f"fails when the {what} is not what it was"
             yield topic.judge(case, "an error", answer.describe(), is_right=is_error(answer))
     with bench.container() as one:
-        result = bench.add(one, topic.version).document
+        result = bench.attach(one, topic.version)
         case = "fails when a route is gone"
-        if not routes_of(result or {}):
+        if not routes_of(result):
             yield topic.skip(case, "an error", "the result of ADD names no routes")
             return
         one.lose_routes()
@@ -72,7 +72,7 @@ def check_collect(bench: Bench, version: str) -> Iterator[Verdict]:
         return
     before = bench.survey()
     with bench.containers(3) as (kept, lost, gone):
-        results = [bench.add(one, version).document for one in (kept, lost, gone)]
+        results = [bench.attach(one, version) for one in (kept, lost, gone)]
         gone.vanish()
         expected = "an error, or nothing is removed"
         answer = bench.call("GC", None, version)
