@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
 
+from felix.attach.load import AttachParts, AttachPorts
+from felix.calc.desired import LocalEndpoint
 from felix.clock import monotonic_s
 from felix.collect.apply import clean_own
 from felix.collect.serve import Collector, Surroundings
@@ -31,7 +33,7 @@ from felix.dataplane.bird.apply import BirdPlace
 from felix.dataplane.bird.read import read_secrets
 from felix.dataplane.bird.serve import BirdKeeper, BirdReport
 from felix.dataplane.bird.types import BirdOptions
-from felix.dataplane.cycle import Cycle
+from felix.dataplane.cycle import Cycle, EndpointReport
 from felix.dataplane.driver import Driver, DriverConfig, RefreshIntervals
 from felix.dataplane.links.read import has_ipv6
 from felix.dataplane.links.types import LinkConfig
@@ -47,7 +49,7 @@ from felix.datastore.report import AgentReporter, EndpointReporter, ReportSettin
 from felix.datastore.watch import DatastoreWatch
 from felix.errors import EnvironmentFault, PeerError
 from felix.intake import Intake
-from felix.model.keys import WATCH_END, WATCH_START
+from felix.model.keys import WATCH_END, WATCH_START, ResourceKey
 from felix.model.net import Net, parse_address
 from felix.obs.health import Health, Verdict
 from felix.obs.log import LogControl, LogCounts
@@ -104,6 +106,7 @@ class Agent:
         self._bird: BirdKeeper | None = None
         self._reporter: AgentReporter | None = None
         self._collector: Collector | None = None
+        self._attach = self._make_attach()
         self._fence: Fence | None = None
         self._fence_looked_at = -_FENCE_LOOK_S
         self._health = Health(timeouts_s=dict(settings.health_timeout_overrides))
@@ -135,13 +138,15 @@ class Agent:
         self._metrics.resync_state.set(1)
         api: Door | None = None
         try:
-            api = await serve_local_api(Path(settings.run_dir) / "felix.sock", {"/v1/status": self._answer_status})
+            gets = {"/v1/status": self._answer_status, **self._attach.routes.answers()}
+            api = await serve_local_api(Path(settings.run_dir) / "felix.sock", gets, self._attach.routes.acts())
             for name in _DOORS:
                 await self._settle_door(name, settings)
             await self._driver.start()
             await self._work(settings)
         finally:
             self._notifier.stopping()
+            await self._attach.service.close()
             await self._driver.close()
             for door in filter(None, (api, *(door for _, door in self._doors.values()))):
                 await door.close()
@@ -196,6 +201,9 @@ class Agent:
 
     async def _start_parts(self, settings: Settings) -> None:
         """The parts that settings of the datastore shape are there; everything stored has been seen by now."""
+        self._attach.configure(settings, has_ipv6=_driver_config(settings).links.has_ipv6)
+        self._start_task("attach debts", self._attach.service.debts.run())
+        self._start_task("attach sweep", self._attach.cleaner.run())
         for name in _DOORS:
             try:
                 await self._settle_door(name, settings)
@@ -235,6 +243,7 @@ class Agent:
         while True:
             batch = await self._next_batch()
             self._datastore_health.beat()
+            self._attach.service.gate.on_news()
             if batch is None:
                 continue
             arrived_at = monotonic_s()
@@ -426,11 +435,47 @@ class Agent:
         driver.set_refresh(_refresh_intervals(settings))
         return kernel, driver
 
+    # --- Containers ---
+
+    def _make_attach(self) -> AttachParts:
+        return AttachParts(
+            self._resolved.settings.felix_hostname,
+            self._client,
+            self._intake.attachments,
+            AttachPorts(
+                find_obstacle=self._find_obstacle,
+                look=self._look_at,
+                has_interface=self._has_interface,
+                on_done=self._metrics.note_attach,
+                on_refusal=self._metrics.attach_failures.inc,
+            ),
+        )
+
+    def _look_at(self, key: ResourceKey) -> tuple[LocalEndpoint | None, EndpointReport | None]:
+        board = self._driver.board  # of the driver of now: the first one is replaced
+        return board.endpoints.get(key), board.reports.get(key)
+
+    def _has_interface(self, name: str) -> bool:
+        return self._driver.has_interface(name)
+
+    def _find_obstacle(self) -> str:
+        """Returns why no container may be attached or detached now; empty when it may."""
+        if not self._intake.is_datastore_ready:
+            return "the datastore is not ready (ClusterInformation default says datastoreReady: false)"
+        if not self._watch.is_connected:
+            return f"etcd is away ({self._watch.failure or 'not connected yet'})"
+        if not self._synced.is_set() or not self._is_whole:
+            return "the agent is not in sync with the datastore yet"
+        if self._report.hold is not None:
+            return f"a deletion is held: {self._report.hold}"
+        return self.refusal
+
     # --- What others see ---
 
     def _on_cycle(self, cycle: Cycle) -> None:
         is_first = not self._report.is_settled_once
         self._report.on_cycle(cycle, self._driver)
+        self._attach.enforcement.on_cycle(cycle.endpoints)
         if is_first and self._report.is_settled_once:
             self._report.on_complete()
             gc.freeze()  # what a start leaves lives on; walking all of it again would stop the loop for 0.1 s and more
@@ -453,6 +498,8 @@ class Agent:
         self._metrics.fenced.set(self._reporter is not None and self._reporter.fence is not None)
         self._report.on_health(self._driver, self._dataplane_health)
         self._report.on_counts(self._driver.counts, self._kernel.nft_calls, self._logs.counts)
+        self._metrics.attachments.set(len(self._intake.attachments))
+        self._metrics.attach_debts.set(len(self._attach.service.debts))
         self._report.on_stats(self._intake.graph.stats())  # counts all policies: once a second, not with every change
         if not self._synced.is_set():
             self._dataplane_health.beat()  # the driver waits for the datastore; a restart would not help
@@ -475,6 +522,7 @@ class Agent:
             "fenced": str((self._reporter.fence if self._reporter is not None else self._fence) or ""),
             "collector": self._collector is not None and self._collector.is_leader,
             "dataplane": {"revision": self._report.applied_revision, "cycles": self._report.cycles_count},
+            "attachments": len(self._intake.attachments),
             "endpoints": {
                 str(key): {"status": report.condition.value, "reason": report.reason}
                 for key, report in self._driver.board.reports.items()

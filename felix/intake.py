@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from felix.attach.index import AttachmentIndex
 from felix.calc.graph import CalcGraph
 from felix.errors import Problem
 from felix.model.codec import decode
@@ -36,13 +37,15 @@ class EndpointIdentity(NamedTuple):
 class Intake:
     """Feeds a calculation graph; remembers what the agent itself needs of the records.
 
-    reserved: addresses that no workload may have. identities: of this host's workload endpoints.
+    reserved: addresses that no workload may have. identities: of this host's workload endpoints. attachments: those of
+    them that this host's agent made.
     configurations: `spec` of each FelixConfiguration, by name.
     """
 
     def __init__(self, hostname: str, reserved: Iterable[Net] = ()) -> None:
         self.graph = CalcGraph(hostname, reserved)
         self.identities: dict[ResourceKey, EndpointIdentity] = {}
+        self.attachments = AttachmentIndex(hostname)
         self.configurations: dict[str, Mapping[str, object]] = {}
         self.is_datastore_ready = True
         self.has_new_configuration = False
@@ -65,6 +68,8 @@ class Intake:
             self._note(self._decoding, key, problems)
         if isinstance(key, ResourceKey):
             self._remember(key, record, is_stored=value is not None)
+            if key.kind == "WorkloadEndpoint":
+                self.attachments.on_record(key, record, revision)
         self.graph.on_update(key, record or _BUILT_IN.get(key), revision)
         return key.kind if isinstance(key, ResourceKey) else type(key).__name__
 

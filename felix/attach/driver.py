@@ -37,13 +37,13 @@ class Cleaner:
         self._service = service
         self._leases = leases
         self._has_interface = has_interface
-        self._grace_s = grace_s
+        self.grace_s = grace_s
         self._missing_since: dict[ResourceKey, float] = {}
 
     async def run(self) -> NoReturn:
         """Looks now and then for attachments without interface, until cancelled."""
         while True:
-            await asyncio.sleep(max(0.1, min(_LOOK_S, self._grace_s / 4)) if self._grace_s else _LOOK_S)
+            await asyncio.sleep(max(0.1, min(_LOOK_S, self.grace_s / 4)) if self.grace_s else _LOOK_S)
             await self._service.gate.wait_open()
             await self.sweep(monotonic_s())
 
@@ -53,13 +53,13 @@ class Cleaner:
         A container that ended while nobody looked, or before a reboot, has no interface any more. Call it only when
         everything stored and all interfaces are known.
         """
-        if not self._grace_s:
+        if not self.grace_s:
             return []
         missing = {one.key: one for one in self._service.index if self._is_missing(one)}
         self._missing_since = {key: self._missing_since.get(key, now) for key in missing}
         gone = []
         for key, since in list(self._missing_since.items()):
-            if now - since < self._grace_s:
+            if now - since < self.grace_s:
                 continue
             one = missing[key]
             try:

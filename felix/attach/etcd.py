@@ -62,7 +62,7 @@ class EndpointStore:
         self.allocator = Allocator(store)
         self._store = store
         self._node = node
-        self._host_nets = tuple(host_nets)
+        self.host_nets = tuple(host_nets)
         self._now = now
         self._fence = format_fence_key(node)
 
@@ -70,7 +70,7 @@ class EndpointStore:
         """Returns what is there of the request, in one round trip. Raises Refusal while the host is given up."""
         request = wanted.request
         key = endpoint_key(self._node, wanted.who, request.namespace)
-        profiles = make_profiles(request, self._node, self._host_nets, self._now())
+        profiles = make_profiles(request, self._node, self.host_nets, self._now())
         node_key = ResourceKey("Node", "", self._node)
         paths = [self._fence, *(format_key(one) for one in (key, node_key, *profiles))]
         fence, *pages = await read_ranges(self._store, [RangeOp(path) for path in paths])
@@ -84,7 +84,7 @@ class EndpointStore:
         absent = [one for one, page in zip(profiles, pages[2:], strict=True) if not page]
         if absent:
             record = decode(node_key, pages[1][0].value).record if pages[1] else None
-            nets = dict.fromkeys((*_addresses_of(record), *self._host_nets))
+            nets = dict.fromkeys((*_addresses_of(record), *self.host_nets))
             made = make_profiles(request, self._node, tuple(nets), self._now())
             known.missing = {one: made[one] for one in absent}
         return known

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from felix.attach.check import check_addresses, check_handle
+from felix.attach.mailbox import Debts
 from felix.attach.types import ADDRESSES_LIMIT, AllocateRequest, Code, Refusal, ReleaseRequest
 from felix.datastore.faults import EtcdUnavailable
 from felix.ipam.apply import Allocator
@@ -21,19 +23,13 @@ RELEASES_LIMIT = 256
 
 
 class AddressLeases:
-    """Addresses of one host's handles. repay: sees to it that something is done once etcd answers again."""
+    """Addresses of one host's handles. debts: get what is to be done once etcd answers again."""
 
-    def __init__(
-        self,
-        store: Store,
-        allocator: Allocator,
-        node: str,
-        repay: Callable[[str, Callable[[], Awaitable[object]]], None],
-    ) -> None:
+    def __init__(self, store: Store, allocator: Allocator, node: str, debts: Debts) -> None:
         self._store = store
         self._allocator = allocator
         self._node = node
-        self._repay = repay
+        self._debts = debts
 
     async def allocate(self, request: AllocateRequest) -> list[Net]:
         """The handle has all addresses of the request more than before, or none."""
@@ -46,7 +42,8 @@ class AddressLeases:
             return await self._allocator.give(asked, wanted)
         except EtcdUnavailable as error:
             if not error.is_unsent:  # perhaps they were given; nobody has been told which
-                self._repay(f"addresses of {handle}", lambda: self._release_all_but(handle, before))
+                pay = partial(self._release_all_but, handle, before)
+                self._debts.owe(f"addresses of {handle}", None, pay)
             raise
 
     async def release(self, request: ReleaseRequest) -> list[Net]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -97,13 +97,13 @@ class AttachService:
         gate: Gate,
         enforcement: EnforcementWatch,
         kernel: Kernel | None = None,
-        on_done: Callable[[dict[str, float]], None] = lambda _: None,
+        on_done: Callable[[Mapping[str, float]], None] = lambda _: None,
     ) -> None:
         self.debts = Debts(gate)
         self.endpoints = endpoints
         self.index = index
         self.gate = gate
-        self._place = place
+        self.place = place
         self._enforcement = enforcement
         self._kernel = kernel or Kernel()
         self._on_done = on_done
@@ -127,7 +127,7 @@ class AttachService:
     async def attach(self, request: AttachRequest) -> AttachAnswer:
         """The container is attached and its policy in force; or nothing of it is there. Raises Refusal, FelixError."""
         started_at = monotonic_s()
-        wanted = check_attach(request, self._place)
+        wanted = check_attach(request, self.place)
         made = _Made()
         task = self._start(self._attach(wanted, made), f"attach {wanted.who}")
         running = self._attaching.setdefault(wanted.who, {})
@@ -138,9 +138,9 @@ class AttachService:
             running.pop(task, None)
             if not running and self._attaching.get(wanted.who) is running:
                 del self._attaching[wanted.who]
-        self._on_done(made.took_ms)
         steps = ", ".join(f"{name} {value:.1f}" for name, value in made.took_ms.items())
-        total_ms = (monotonic_s() - started_at) * 1000
+        total_ms = made.took_ms["total"] = round((monotonic_s() - started_at) * 1000, 2)
+        self._on_done(made.took_ms)
         log.info("attached %s: %s, %.1f ms (%s)", wanted.who, ", ".join(answer.addresses), total_ms, steps)
         return answer
 
@@ -155,7 +155,7 @@ class AttachService:
 
     async def check(self, request: AttachRequest) -> list[str]:
         """Returns what differs from what was attached. Raises Refusal when nothing is."""
-        wanted = check_attach(request, self._place, least=0)
+        wanted = check_attach(request, self.place, least=0)
         try:
             async with asyncio.timeout(bound_deadline(request.deadline_s)):
                 await self.gate.wait_open()
@@ -241,7 +241,7 @@ class AttachService:
 
     async def _store(self, wanted: Wanted, namespace: Namespace, made: _Made) -> Attachment:
         """Returns the endpoint, stored with its addresses: the one that is there already, or a new one."""
-        key = endpoint_key(self._place.node, wanted.who, wanted.request.namespace)
+        key = endpoint_key(self.place.node, wanted.who, wanted.request.namespace)
         while True:
             await self.gate.wait_open()
             try:
@@ -293,7 +293,7 @@ class AttachService:
         """Nothing is left of what this attach made; or it is owed."""
         if not made.is_undoable:
             return
-        key = endpoint_key(self._place.node, wanted.who, wanted.request.namespace)
+        key = endpoint_key(self.place.node, wanted.who, wanted.request.namespace)
         if made.veth:
             try:
                 await self._in_thread(lambda: self._kernel.remove(made.veth))
@@ -342,12 +342,12 @@ class AttachService:
         for one in found:
             removed += _texts(await self._erase(one, release=request.release))
         if not found:  # an attach may have ended between interface and endpoint
-            name = host_interface(self._place.prefix, DEFAULT_NAMESPACE, who)
+            name = host_interface(self.place.prefix, DEFAULT_NAMESPACE, who)
             with contextlib.suppress(Taken):
                 await self._in_thread(lambda: self._kernel.remove(name))
         handles = {one.note.handle for one in found} | {handle_name(request.network, who) for _ in request.network[:1]}
         for handle in sorted(handles) if request.release else ():
-            removed += _texts(await self.endpoints.allocator.release_handle(handle, host=self._place.node))
+            removed += _texts(await self.endpoints.allocator.release_handle(handle, host=self.place.node))
         return bool(found)
 
     async def _erase(self, one: Attachment, *, release: bool) -> list[Net]:
@@ -361,7 +361,7 @@ class AttachService:
 
     async def _compare(self, wanted: Wanted) -> list[str]:
         request = wanted.request
-        one = self.index.get(endpoint_key(self._place.node, wanted.who, request.namespace))
+        one = self.index.get(endpoint_key(self.place.node, wanted.who, request.namespace))
         if one is None:
             raise Refusal(Code.NOT_FOUND, f"{wanted.who} is not attached to {request.network}")
         differences = _find_lacking(wanted, one)

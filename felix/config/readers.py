@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from collections.abc import Callable
@@ -139,5 +140,9 @@ ENDPOINT_URLS = list_of(
 )
 INTERFACE_PREFIXES = _refuse_empty(
     list_of(matching(r"[a-zA-Z0-9_-]{1,14}", "a prefix"), "comma-separated starts of interface names, 1-14 characters")
+)
+NETS = list_of(
+    Reader(lambda text: str(ipaddress.ip_network(text, strict=False)), "a prefix"),
+    "comma-separated prefixes or addresses, as 10.0.0.0/24,fd00::1",
 )
 DURATIONS_BY_NAME = pairs_of(SECONDS, "comma-separated name=duration, as Dataplane=90s")

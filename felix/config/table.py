@@ -219,6 +219,30 @@ class Settings:
     log_prefix: Annotated[
         str, About("LogPrefix", "Dataplane", readers.LOG_PREFIX, "How kernel log lines of rules with action Log start.")
     ] = "calico-packet"
+    attachment_grace_s: Annotated[
+        float,
+        About(
+            "AttachmentGraceSecs",
+            "Dataplane",
+            readers.SECONDS,
+            "How long a container that Felix attached may be without its interface before its endpoint and addresses "
+            "are given back. 0: for ever.",
+            yaml_name="attachmentGracePeriod",
+            unit="s",
+            is_own=True,
+        ),
+    ] = 900.0
+    host_profile_nets: Annotated[
+        tuple[str, ...],
+        About(
+            "HostProfileNets",
+            "Dataplane",
+            readers.NETS,
+            "What containers may talk with beside their own host if they are in no group, as the machines of the "
+            "orchestrator. Read when the profile default_<host> is made.",
+            is_own=True,
+        ),
+    ] = ()
     bird_config_dir: Annotated[
         str,
         About(

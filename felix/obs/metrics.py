@@ -5,7 +5,7 @@ One `Metrics` belongs to one registry, which is the agent's; tests make their ow
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, Summary
@@ -83,9 +83,9 @@ class _Declaring:
         self._note(name, "summary", text, ())
         return Summary(f"felix_{name}", text, registry=self.registry)
 
-    def histogram(self, name: str, text: str) -> Histogram:
-        self._note(name, "histogram", text, ())
-        return Histogram(f"felix_{name}", text, buckets=LATENCY_BUCKETS_S, registry=self.registry)
+    def histogram(self, name: str, text: str, *labels: str) -> Histogram:
+        self._note(name, "histogram", text, labels)
+        return Histogram(f"felix_{name}", text, labels, buckets=LATENCY_BUCKETS_S, registry=self.registry)
 
 
 class Metrics:
@@ -95,6 +95,7 @@ class Metrics:
         self.registry = registry or CollectorRegistry()
         declare = _Declaring(self.registry)
         self._declare_state(declare)
+        self._declare_attaching(declare)
         self._declare_calculation(declare)
         self._declare_dataplane(declare)
         self._declare_datastore(declare)
@@ -102,6 +103,11 @@ class Metrics:
         self.rows = tuple(declare.rows)
         if has_process_metrics:
             ProcessCollector(registry=self.registry)
+
+    def note_attach(self, took_ms: Mapping[str, float]) -> None:
+        """An attach succeeded; its milliseconds by step."""
+        for step, value in took_ms.items():
+            self.attach_seconds.labels(step).observe(value / 1000)
 
     def _declare_state(self, declare: _Declaring) -> None:
         self.host = declare.gauge("host", "Always 1; carries the name of this host.", "host")
@@ -135,6 +141,18 @@ class Metrics:
         self.cluster_num_tiers = declare.gauge("cluster_num_tiers", "Tiers in the datastore.")
         self.cluster_num_policies = declare.gauge("cluster_num_policies", "Policies in the datastore.")
         self.cluster_num_profiles = declare.gauge("cluster_num_profiles", "Profiles in the datastore.")
+
+    def _declare_attaching(self, declare: _Declaring) -> None:
+        self.attachments = declare.gauge("attachments", "Containers that the agent attached, by interface.")
+        self.attach_seconds = declare.histogram(
+            "attach_seconds", "Time of an attach that succeeded, by step: allocate, veth, enforce, and total.", "step"
+        )
+        self.attach_failures = declare.count(
+            "attach_failures", "Requests about containers and addresses that were refused, by code.", "code"
+        )
+        self.attach_debts = declare.gauge(
+            "attach_debts", "What is still to be undone of attaches that failed while etcd was away."
+        )
 
     def _declare_calculation(self, declare: _Declaring) -> None:
         self.calc_graph_updates_processed = declare.count(

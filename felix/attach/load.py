@@ -1,0 +1,61 @@
+"""Builds everything that attaches containers, from what the agent has. Shell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from felix.attach.ask import AttachRoutes
+from felix.attach.check import Place
+from felix.attach.driver import Cleaner
+from felix.attach.etcd import EndpointStore
+from felix.attach.index import AttachmentIndex
+from felix.attach.lease import AddressLeases
+from felix.attach.serve import AttachService, Kernel
+from felix.attach.watch import EnforcementWatch, Gate, Look
+from felix.config.table import Settings
+from felix.ipam.read import Store
+from felix.model.net import parse_net
+
+
+@dataclass(frozen=True, slots=True)
+class AttachPorts:
+    """What the agent answers and is told; all must be quick.
+
+    find_obstacle: why nothing may be begun, empty when it may. look: how an endpoint stands. has_interface: whether
+    the host has it. on_done: milliseconds of an attach, by step. on_refusal: the code of a request that was refused.
+    """
+
+    find_obstacle: Callable[[], str]
+    look: Look
+    has_interface: Callable[[str], bool]
+    on_done: Callable[[Mapping[str, float]], None] = lambda _: None
+    on_refusal: Callable[[str], None] = lambda _: None
+
+
+class AttachParts:
+    """The parts. Until `configure` says otherwise they work with defaults; the gate is closed until then anyway."""
+
+    def __init__(
+        self, node: str, store: Store, index: AttachmentIndex, ports: AttachPorts, kernel: Kernel | None = None
+    ) -> None:
+        self.enforcement = EnforcementWatch(ports.look)
+        self.endpoints = EndpointStore(store, node)
+        self.service = AttachService(
+            Place(node),
+            self.endpoints,
+            index,
+            gate=Gate(ports.find_obstacle),
+            enforcement=self.enforcement,
+            kernel=kernel,
+            on_done=ports.on_done,
+        )
+        self.leases = AddressLeases(store, self.endpoints.allocator, node, self.service.debts)
+        self.cleaner = Cleaner(self.service, self.leases, ports.has_interface, 0.0)
+        self.routes = AttachRoutes(self.service, self.leases, self.cleaner, ports.on_refusal)
+
+    def configure(self, settings: Settings, *, has_ipv6: bool) -> None:
+        """The settings are in force."""
+        self.service.place = Place(settings.felix_hostname, min(settings.interface_prefixes, key=len), has_ipv6)
+        self.endpoints.host_nets = tuple(parse_net(text) for text in settings.host_profile_nets)
+        self.cleaner.grace_s = settings.attachment_grace_s
