@@ -22,6 +22,8 @@ HANG = "hang"
 DROP = "drop"
 """As an answer: the request is read, and the connection ends."""
 
+_POOLS = [ipaddress.ip_network(text) for text in ("10.0.0.0/8", "192.168.0.0/16", "fd00::/8")]
+
 
 class No(Exception):
     """A refusal. status of HTTP, code: the API's word."""
@@ -132,6 +134,7 @@ class FakeAgent:
     def _attach(self, body: Body) -> Body:
         key = (body.get("orchestrator", "cni"), body["container"], body.get("interface", "eth0"))
         there = self.attachments.get(key)
+        is_new = there is None
         if there is None:
             for address in body.get("given", []):
                 for other, attachment in self.attachments.items():
@@ -149,7 +152,7 @@ class FakeAgent:
             handles = {one: self.holders[one][0] for one in there["all"] if one in self.holders}
             self.attachments[key] = there | {"handles": handles}
         elif there["body"] != _identity(body):
-            raise No(409, "conflict", f"container {body['container']} has interface {key[2]} already, made otherwise")
+            raise No(409, "conflict", f"{key[1]}/{key[2]} is attached already, otherwise")
         return {
             "endpoint": f"default/h1-{key[0]}-{key[1]}-{key[2]}",
             "host_interface": "cali0123456789a",
@@ -160,6 +163,7 @@ class FakeAgent:
             "addresses": [_net(one) for one in there["all"]],
             "gateways": ["169.254.1.1", "fe80::ecee:eeff:feee:eeee"],
             "took_ms": {"allocate": 1.0, "veth": 1.0, "enforce": 1.0},
+            "is_new": is_new,
         }
 
     def _detach(self, body: Body) -> Body:
@@ -192,6 +196,8 @@ class FakeAgent:
     def _allocate(self, body: Body) -> Body:
         wanted = [str(ipaddress.ip_address(one.split("/")[0])) for one in body.get("addresses", [])]
         for address in wanted:
+            if not any(ipaddress.ip_address(address) in pool for pool in _POOLS):
+                raise No(409, "exhausted", f"no pool has {address}")
             if address in self.holders:
                 raise No(409, "conflict", f"{address} is held by {self.holders[address][0]}")
         counts = {4: body.get("ipv4", 0), 6: body.get("ipv6", 0)}

@@ -29,6 +29,7 @@ ATTRIBUTES = {**IS_MESOS, "felix.use": "pending"}
 """What is stored beside an address whose endpoint comes later, with `isolate`."""
 
 ALREADY_CONFIGURED = "This container has already been configured with Calico Networking."
+_ATTACHED = "attached already"  # how the agent begins to say that of a container; other conflicts are about addresses
 
 
 class Failed(Exception):
@@ -123,7 +124,7 @@ def isolate(args: Args, ask: Ask) -> Answer:
     try:
         ask("/v1/attach", body, True)
     except Refused as error:
-        if error.code == "conflict" and not _is_about(str(error), addresses):
+        if error.code == "conflict" and _ATTACHED in str(error):
             raise Failed(ALREADY_CONFIGURED, str(error)) from None
         raise
     return {}
@@ -184,7 +185,3 @@ def _find_named(text: str, addresses: object) -> str:
     """Returns the first of the addresses that a text names, empty when it names none."""
     words = {word.strip(".,;:'\"()").partition("/")[0] for word in text.split()}
     return next((one for one in addresses if one in words), "") if isinstance(addresses, list) else ""
-
-
-def _is_about(text: str, addresses: list[str]) -> bool:
-    return bool(_find_named(text, addresses))

@@ -167,7 +167,7 @@ def test_defect_eval_of_a_label_is_a_refusal_and_runs_nothing() -> None:
         ("{'10.1.0.7'}", "IP addresses must be provided as JSON list, not: set"),
         ("['fd00::7']", "IPv6 address must not be placed in IPv4 address field."),
         ("[7]", "IP address could not be parsed: 7"),
-        ("[{1}]", "IP address could not be parsed: {1}"),
+        ("[{1}]", 'IP address could not be parsed: "{1}"'),
     ],
 )
 def test_label_that_is_no_list_of_addresses_is_refused(value: str, text: str) -> None:
