@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from felix.lab.cni.call import Answer
+from tests.support.netns import Namespace
 from tools.launchers import MODULE_BY_NAME, ROOT, render_launcher
 
 Conf = dict[str, Any]
@@ -101,3 +102,51 @@ class Runtime:
     def find(self, name: str) -> Path:
         """Returns the executable of that name."""
         return next(path for folder in self.folders if (path := Path(folder) / name).is_file())
+
+
+class CniHost:
+    """A host as a runtime sees it: containers to attach, plug-ins to call. Containers go with `close`.
+
+    namespace: of the host, by name. socket: of its agent. address: one of its pools that nobody has.
+    """
+
+    def __init__(self, namespace: str, folders: tuple[str, ...], socket: str, address: str) -> None:
+        self.namespace = namespace
+        self.address = address
+        self._prefix = ("nsenter", f"--net=/run/netns/{namespace}", "--")
+        self._folders = folders
+        self._socket = socket
+        self._containers: list[Namespace] = []
+
+    def container(self, name: str = "") -> Runtime:
+        """Returns a runtime with a new container. name: its id, empty for one that follows from its namespace."""
+        namespace = Namespace("cni")
+        self._containers.append(namespace)
+        return Runtime(
+            self._folders,
+            netns=f"/run/netns/{namespace.name}",
+            socket=self._socket,
+            prefix=self._prefix,
+            container=name or namespace.name,
+        )
+
+    def execute(self, runtime: Runtime, *command: str) -> str:
+        """Returns the output of a command inside a container, which must succeed."""
+        return next(one for one in self._containers if runtime.netns.endswith(f"/{one.name}")).execute(*command)
+
+    def execute_on_host(self, *command: str) -> str:
+        """Returns the output of a command in the host's namespace, which must succeed."""
+        return subprocess.run([*self._prefix, *command], check=True, capture_output=True, text=True, timeout=60).stdout
+
+    def lose(self, runtime: Runtime) -> None:
+        """The container's namespace is gone, as after a reboot."""
+        for one in self._containers:
+            if runtime.netns.endswith(f"/{one.name}"):
+                one.delete()
+                self._containers.remove(one)
+                return
+
+    def close(self) -> None:
+        """Nothing of the containers is left."""
+        for one in self._containers:
+            one.delete()

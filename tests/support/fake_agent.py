@@ -21,6 +21,8 @@ HANG = "hang"
 """As an answer: the request is read, and nothing is ever said."""
 DROP = "drop"
 """As an answer: the request is read, and the connection ends."""
+DIE = "die"
+"""As an answer: the request is done, and the connection ends."""
 
 _POOLS = [ipaddress.ip_network(text) for text in ("10.0.0.0/8", "192.168.0.0/16", "fd00::/8")]
 
@@ -101,6 +103,9 @@ class FakeAgent:
                     said = said.pop(0) if said else None
                 if said is None:
                     said = self._answer(route, body)
+                elif said == DIE:
+                    self._answer(route, body)
+                    said = DROP
             if said == HANG:
                 self._ended.wait()
             elif isinstance(said, bytes):
@@ -186,11 +191,22 @@ class FakeAgent:
 
     def _gc(self, body: Body) -> Body:
         valid = {(one["container"], one["interface"]) for one in body["valid"]}
-        gone = [key for key in self.attachments if key[0] == body.get("orchestrator", "cni") and key[1:] not in valid]
+        network, orchestrator = body["network"], body.get("orchestrator", "cni")
+        gone = [
+            key
+            for key, one in self.attachments.items()
+            if key[0] == orchestrator and one["body"]["network"] == network and key[1:] not in valid
+        ]
         released: list[str] = []
         for orchestrator, container, interface in gone:
             body = {"orchestrator": orchestrator, "container": container, "interface": interface}
             released += self._detach(body)["released"]
+        handles = {_handle({"network": network, "container": one, "interface": two}) for one, two in valid}
+        strays = {
+            handle for handle, _ in self.holders.values() if handle.startswith(f"{network}.") and handle not in handles
+        }
+        for handle in strays:
+            released += self._release({"handle": handle})["released"]
         return {"detached": [f"{key[1]}/{key[2]}" for key in gone], "released": released, "failures": []}
 
     def _allocate(self, body: Body) -> Body:

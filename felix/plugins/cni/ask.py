@@ -73,7 +73,7 @@ class Agent:
 
 def _failure(refused: Refused) -> CniError:
     details = "\n".join(refused.differences)
-    return CniError(code_for(refused.code), str(refused), details)
+    return CniError(code_for(refused.code), str(refused), details, refused.code)
 
 
 def _object(answer: object, route: str) -> dict[str, object]:

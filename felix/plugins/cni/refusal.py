@@ -24,7 +24,7 @@ INTERNAL = 999
 
 _CODE_BY_WORD = {
     "invalid": INVALID_CONFIG,
-    "not-found": INVALID_CONFIG,
+    "not-found": INVALID_NAMESPACE,
     "conflict": CONFLICT,
     "exhausted": EXHAUSTED,
     "differs": DIFFERS,
@@ -35,12 +35,16 @@ _CODE_BY_WORD = {
 
 
 class CniError(Exception):
-    """The call failed; nothing that it began is left unless the text says so. code: of the specification."""
+    """The call failed; nothing that it began is left unless the text says so.
 
-    def __init__(self, code: int, text: str, details: str = "") -> None:
+    code: of the specification. word: the agent's for why it refused, empty if it is not the agent that did.
+    """
+
+    def __init__(self, code: int, text: str, details: str = "", word: str = "") -> None:
         super().__init__(text)
         self.code = code
         self.details = details
+        self.word = word
 
     def render(self, version: str) -> str:
         """Returns the error document. version: that of the configuration, empty when it could not be read."""

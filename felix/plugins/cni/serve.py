@@ -31,6 +31,8 @@ def add(call: Call, conf: Conf) -> str:
     agent = Agent(conf.socket, conf.timeout_s)
     attach_body(call, conf, [])  # before anything is done: can it be meant at all?
     check_node(conf, agent)
+    if not conf.has_own_ipam and _is_attached(call, conf, agent):
+        raise _is_there(call, conf)
     try:
         addresses = Result([], [], [], {})
         if not conf.has_own_ipam:
@@ -40,10 +42,7 @@ def add(call: Call, conf: Conf) -> str:
             raise CniError(INVALID_CONFIG, f"ipam {conf.ipam_type} assigned no address", "configure its section")
         answer = agent.act("/v1/attach", attach_body(call, conf, given))
         if not answer.get("is_new", True) and not agent.has_repeated:
-            text = (
-                f"{call.container} has an interface {call.interface} of network {conf.name} already; it stays as it is"
-            )
-            raise CniError(CONFLICT, text, "call DEL before ADD")
+            raise _is_there(call, conf)
     except BaseException as error:
         _undo(call, conf, is_attached=isinstance(error, Unclear))
         raise
@@ -76,10 +75,13 @@ def check(call: Call, conf: Conf) -> str:
     if not conf.has_own_ipam:
         delegate(call, conf, "CHECK", agent.left_s)
     body |= {"addresses": expected, "ipv4": 0, "ipv6": 0, "pools": []}
-    differences = agent.act("/v1/check", body).get("differences")
-    if differences:
-        texts = map(str, differences) if isinstance(differences, list) else [str(differences)]
-        raise CniError(DIFFERS, f"{call.container}/{call.interface} is not as it was attached", "\n".join(texts))
+    try:
+        agent.act("/v1/check", body)
+    except CniError as error:
+        if error.word not in {"differs", "not-found"}:
+            raise
+        text = f"{call.container}/{call.interface} is not as it was attached"
+        raise CniError(DIFFERS, text, error.details or str(error)) from error
     return ""
 
 
@@ -131,6 +133,23 @@ def merge_dns(*sources: dict[str, object]) -> dict[str, object]:
     for source in reversed(sources):
         merged |= {key: value for key, value in source.items() if value}
     return merged
+
+
+def _is_attached(call: Call, conf: Conf, agent: Agent) -> bool:
+    """Whether the container is attached already. Another IPAM plug-in would give up the addresses that it has."""
+    try:
+        agent.act("/v1/check", attach_body(call, conf, []) | {"ipv4": 0, "ipv6": 0, "pools": []})
+    except CniError as error:
+        if error.word == "not-found":
+            return False
+        if error.word != "differs":
+            raise
+    return True
+
+
+def _is_there(call: Call, conf: Conf) -> CniError:
+    text = f"{call.container} has an interface {call.interface} of network {conf.name} already; it stays as it is"
+    return CniError(CONFLICT, text, "call DEL before ADD")
 
 
 def _undo(call: Call, conf: Conf, is_attached: bool) -> None:

@@ -289,7 +289,7 @@ def test_gc_that_does_not_say_what_is_valid_is_refused(fields: dict[str, object]
     ("word", "code"),
     [
         ("invalid", 7),
-        ("not-found", 7),
+        ("not-found", 8),
         ("unavailable", 11),
         ("timeout", 11),
         ("conflict", 101),
