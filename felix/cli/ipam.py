@@ -13,7 +13,7 @@ import msgspec
 
 from felix.cli.connection import CONNECTION_HELP, add_connection_options, run_with_etcd
 from felix.cli.grid import render_grid
-from felix.collect.apply import put_fence, reclaim_host
+from felix.collect.apply import make_fence, put_fence, reclaim_host
 from felix.collect.read import read_endpoints
 from felix.config.exits import ExitCode
 from felix.datastore.etcd import EtcdClient
@@ -196,11 +196,12 @@ async def _release_host(client: EtcdClient, host: str, *, is_forced: bool) -> li
     if not is_forced and await client.get(format_key(ResourceKey("Node", "", host))) is not None:
         reason = "its addresses may be in use; felix delete node it, or give --force"
         raise DataError(f"there is a Node {host}: {reason}")
-    fence = await put_fence(client, host, f"felix ipam release on {socket.gethostname()}", ())
+    endpoints = await read_endpoints(client, host)
+    fence = await put_fence(client, make_fence(host, f"felix ipam release on {socket.gethostname()}", endpoints), ())
     if fence is None:
         reason = "its agent says so in etcd; stop it and wait until ReportingTTLSecs (90 s) are over"
         raise DataError(f"host {host} lives: {reason}. Nothing was released")
-    gone = await reclaim_host(client, fence, await read_endpoints(client, host), ())
+    gone = await reclaim_host(client, fence, endpoints, ())
     if gone.endpoints:
         print(f"Deleted {len(gone.endpoints)} workload endpoint(s) of {host}")
     return list(gone.addresses)

@@ -192,13 +192,12 @@ async def _mend_claim(store: GuardedStore, found: Orphan) -> bool:
 # --- Lost hosts ---
 
 
-async def put_fence(source: Source, host: str, by: str, guards: Sequence[Compare]) -> Fence | None:
-    """Returns the fence that keeps the host out from now on, being cleaned; None: its lease lives.
+async def put_fence(source: Source, fence: Fence, guards: Sequence[Compare]) -> Fence | None:
+    """Returns the fence that keeps the host out from now on, this one or one before; None: the host's lease lives.
 
     Raises GuardBroken.
     """
-    fence = Fence(host, format_time(wall_s()), by)
-    status = StatusKeys(host).agent
+    host, status = fence.host, StatusKeys(fence.host).agent
     while True:
         pages = await source.txn([], [RangeOp(fence.key), RangeOp(status)])
         stored, lease = [page.kvs for page in pages.responses if isinstance(page, RangePage)]
@@ -211,6 +210,11 @@ async def put_fence(source: Source, host: str, by: str, guards: Sequence[Compare
         result = await _try(store, [old.stands() if stored else is_absent(fence.key)], fence)
         if result is not None:
             return replace(fence, created=old.created or result.revision)
+
+
+def make_fence(host: str, by: str, endpoints: Mapping[str, StoredEndpoint]) -> Fence:
+    """Returns a fence of now, to be put up, for a host with these endpoints."""
+    return Fence(host, format_time(wall_s()), by, endpoints=tuple(one.name for one in endpoints.values()))
 
 
 async def _try(store: GuardedStore, compares: Sequence[Compare], fence: Fence) -> TxnResult | None:
@@ -228,12 +232,7 @@ async def reclaim_host(
     """
     store = GuardedStore(source, [*guards, is_absent(StatusKeys(fence.host).agent), fence.stands()])
     gone = await _clean(store, fence, endpoints)
-    done = replace(
-        fence,
-        state=FenceState.DONE,
-        endpoints=tuple(dict.fromkeys((*fence.endpoints, *gone.endpoints))),
-        addresses=fence.addresses + len(gone.addresses),
-    )
+    done = replace(fence, state=FenceState.DONE)
     if len(gone.endpoints) == len(endpoints):
         await store.txn([], [PutOp(fence.key, render_fence(done))])
     return gone

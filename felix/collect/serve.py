@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from felix.clock import monotonic_s
-from felix.collect.apply import GuardBroken, collect_findings, lift_fence, put_fence, reclaim_host
+from felix.collect.apply import GuardBroken, collect_findings, lift_fence, make_fence, put_fence, reclaim_host
 from felix.collect.lease import Deposed, Election, Office
 from felix.collect.plan import Tracker
 from felix.collect.read import read_world
@@ -118,9 +118,10 @@ class Collector:
                 await self._reclaim(fence, world, office)
             for host in due.lost:
                 log.error("host %s has given no sign of life for %.0f s: it is given up", host.name, host.silent_s)
-                put = await put_fence(self._client, host.name, self._name, guards)
-                if put is not None:
-                    await self._reclaim(put, world, office)
+                mine = world.endpoints_of(host.name)
+                fenced = await put_fence(self._client, make_fence(host.name, self._name, mine), guards)
+                if fenced is not None:
+                    await self._reclaim(fenced, world, office)
         except GuardBroken as error:
             # of a host: it is back, the next look tells. Of the office: the next write would say so again.
             if not await self._still_presides(office):
@@ -128,8 +129,7 @@ class Collector:
             log.info("not everything was collected: %s", error)
 
     async def _reclaim(self, fence: Fence, world: World, office: Office) -> None:
-        mine = {key: one for key, one in world.inventory.endpoints.items() if one.host == fence.host}
-        gone = await reclaim_host(self._client, fence, mine, [office.stands()])
+        gone = await reclaim_host(self._client, fence, world.endpoints_of(fence.host), [office.stands()])
         log.warning("%s: %s", fence, gone)
         self._count({"endpoint": len(gone.endpoints), "host_address": len(gone.addresses)})
 

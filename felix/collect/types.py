@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from felix.datastore.fence import Fence
-from felix.ipam.audit import Inventory
+from felix.ipam.audit import Inventory, StoredEndpoint
 from felix.model.keys import AffinityKey
 from felix.model.net import Net
 
@@ -75,6 +75,10 @@ class World:
     alive: frozenset[str] = frozenset()
     reported: frozenset[str] = frozenset()
     fences: Mapping[str, Fence] = field(default_factory=dict)
+
+    def endpoints_of(self, host: str) -> dict[str, StoredEndpoint]:
+        """Returns the endpoints of a host, by key."""
+        return {key: one for key, one in self.inventory.endpoints.items() if one.host == host}
 
 
 class Reach(NamedTuple):

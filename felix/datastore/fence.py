@@ -25,7 +25,7 @@ class FenceState(enum.Enum):
 class Fence:
     """Why a host may not take part.
 
-    at: RFC 3339. by: the host, or person, that gave it up. endpoints: some that were taken from it, `namespace/name`.
+    at: RFC 3339. by: the host, or person, that gave it up. endpoints: which it had, a hundred at most, with namespace.
     created: revision at which it was put up, 0 when not stored.
     """
 
@@ -34,7 +34,6 @@ class Fence:
     by: str = ""
     state: FenceState = FenceState.CLEANING
     endpoints: tuple[str, ...] = ()
-    addresses: int = 0
     created: int = 0
 
     @property
@@ -68,7 +67,6 @@ def render_fence(fence: Fence) -> bytes:
             "by": fence.by,
             "state": fence.state.value,
             "endpoints": fence.endpoints[:_NAMES_LIMIT],
-            "addresses": fence.addresses,
         }
     )
 
@@ -82,14 +80,13 @@ def parse_fence(pair: KeyValue) -> Fence:
         document = None
     if not isinstance(document, dict):
         return Fence(host, created=pair.create_revision)
-    names, count = document.get("endpoints"), document.get("addresses")
+    names = document.get("endpoints")
     return Fence(
         host,
         _text(document.get("at")),
         _text(document.get("by")),
         FenceState.DONE if document.get("state") == FenceState.DONE.value else FenceState.CLEANING,
         tuple(_text(name) for name in names) if isinstance(names, list) else (),
-        count if isinstance(count, int) else 0,
         pair.create_revision,
     )
 

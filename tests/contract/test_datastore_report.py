@@ -6,17 +6,22 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import pytest
 
 from felix.datastore.etcd import EtcdClient, EtcdSettings
+from felix.datastore.fence import Fence, render_fence
 from felix.datastore.report import AgentReporter, EndpointReporter, ReportSettings
 from felix.datastore.status import EndpointState, StatusKeys, WorkloadId
+from felix.errors import PeerError
+from felix.model.keys import format_fence_key
 from tests.support.etcd import EtcdServer, running_etcd
 from tests.support.store import following, until
 
 SETTINGS = ReportSettings("h1", interval_s=0.1, ttl_s=2.0, delay_s=0.01)
 KEYS = StatusKeys("h1")
+FENCE = format_fence_key("h1")
 A, B = WorkloadId("cni", "default/a", "eth0"), WorkloadId("cni", "default/b", "eth0")
 
 
@@ -74,6 +79,75 @@ async def test_agent_status_after_its_lease_was_lost_is_written_anew(client: Etc
     await client.revoke_lease(status.lease)
     async with running(reporter.run()), following(client, KEYS.agent, KEYS.agent + "0") as (_, recorder):
         await recorder.wait(lambda: KEYS.agent in recorder.values)
+
+
+async def test_host_that_was_given_up_cleans_up_first_and_then_its_lease_and_the_fence_change_at_once(
+    client: EtcdClient,
+) -> None:
+    cleaned: list[Fence] = []
+    seen: list[str] = []
+
+    async def clean(fence: Fence) -> None:
+        assert await client.get(KEYS.agent) is None
+        seen.append(reporter.refusal)
+        cleaned.append(fence)
+
+    reporter = AgentReporter(client, SETTINGS, clean)
+    assert "has not been able to say" in reporter.refusal
+    await client.put(FENCE, render_fence(Fence("h1", "2026-01-01T00:00:00Z", "h2")))
+    await reporter.report_once()
+    assert [(one.host, one.by) for one in cleaned] == [("h1", "h2")]
+    assert seen == ["h1 was given up as lost at 2026-01-01T00:00:00Z by h2; it has to clean up first"]
+    assert (reporter.refusal, reporter.fence) == ("", None)
+    assert await client.get(FENCE) is None
+    assert await client.get(KEYS.agent) is not None
+
+
+async def test_host_that_cannot_clean_up_stays_out_and_tries_again(client: EtcdClient) -> None:
+    tries: list[Fence] = []
+
+    async def clean(fence: Fence) -> None:
+        tries.append(fence)
+        if len(tries) == 1:
+            raise PeerError("etcd went away")
+
+    await client.put(FENCE, b"{}")
+    reporter = AgentReporter(client, SETTINGS, clean)
+    with pytest.raises(PeerError):
+        await reporter.report_once()
+    assert "given up" in reporter.refusal
+    assert await client.get(KEYS.agent) is None
+    await reporter.report_once()
+    assert len(tries) == 2
+    assert await client.get(KEYS.agent) is not None
+
+
+async def test_host_that_was_given_up_while_it_was_paused_cleans_up(client: EtcdClient) -> None:
+    cleaned: list[Fence] = []
+
+    async def clean(fence: Fence) -> None:
+        cleaned.append(fence)
+
+    reporter = AgentReporter(client, SETTINGS, clean)
+    await reporter.report_once()
+    status = await client.get(KEYS.agent)
+    assert status is not None
+    await client.revoke_lease(status.lease)
+    await client.put(FENCE, b"{}")
+    await reporter.report_once()
+    assert len(cleaned) == 1
+    assert await client.get(KEYS.agent) is not None
+
+
+async def test_host_that_reports_nothing_leaves_no_word_that_could_be_missed(client: EtcdClient) -> None:
+    await AgentReporter(client, SETTINGS).report_once()
+    silent = AgentReporter(client, replace(SETTINGS, interval_s=0.0))
+    await silent.report_once()
+    assert (await client.list_prefix("/calico/felix/"))[0] == []
+    await client.put(FENCE, b"{}")
+    await silent.report_once()
+    assert await client.get(FENCE) is None
+    assert (await client.list_prefix("/calico/felix/"))[0] == []
 
 
 async def test_endpoint_status_follows_the_endpoint(client: EtcdClient) -> None:
