@@ -250,6 +250,7 @@ class AttachService:
                 await self._clear(wanted.who, key, namespace)
                 known = await self.endpoints.look(wanted)
                 if known.endpoint is not None and known.endpoint.note.netns != namespace.inode:
+                    _check_leavable(wanted, known.endpoint)
                     log.info("%s has a new namespace: what it had in the former one is removed", wanted.who)
                     await self._erase(known.endpoint, release=True)
                     known.endpoint = None
@@ -433,6 +434,14 @@ class AttachService:
 
     def _explain_delay(self, what: str) -> Refusal:
         return Refusal(Code.UNAVAILABLE, f"{what}: {self.gate.obstacle or 'etcd does not answer'}; try again")
+
+
+def _check_leavable(wanted: Wanted, former: Attachment) -> None:
+    """Raises Refusal when clearing the former namespace would give back what the request says it was given."""
+    held = [net.address for net in wanted.given if former.note.handles.get(net.address)]
+    if held:
+        text = f"{wanted.who} is attached already, in another namespace, with {', '.join(held)}; detach it first"
+        raise Refusal(Code.CONFLICT, text)
 
 
 def _find_lacking(wanted: Wanted, one: Attachment) -> list[str]:
