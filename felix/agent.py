@@ -446,7 +446,7 @@ class Agent:
                 find_obstacle=self._find_obstacle,
                 look=self._look_at,
                 has_interface=self._has_interface,
-                on_done=self._metrics.note_attach,
+                on_done=self._note_attach,
                 on_refusal=self._metrics.attach_failures.inc,
             ),
         )
@@ -454,6 +454,10 @@ class Agent:
     def _look_at(self, key: ResourceKey) -> tuple[LocalEndpoint | None, EndpointReport | None]:
         board = self._driver.board  # of the driver of now: the first one is replaced
         return board.endpoints.get(key), board.reports.get(key)
+
+    def _note_attach(self, took_ms: Mapping[str, float]) -> None:
+        for step, value in took_ms.items():
+            self._metrics.attach_seconds.labels(step).observe(value / 1000)
 
     def _has_interface(self, name: str) -> bool:
         return self._driver.has_interface(name)

@@ -22,6 +22,7 @@ from felix.model.net import Net
 log = logging.getLogger(__name__)
 
 _LOOK_S = 30.0
+_AT_ONCE = 8  # the kernel lets go of interfaces together, and waits as long for many as for one
 
 
 class Cleaner:
@@ -91,16 +92,25 @@ class Cleaner:
         released: list[str] = []
         failures: list[str] = []
         used: set[Net] = set()
+        leaving = []
         for one in self._service.index:
-            used.update(one.addresses)
-            if one.note.network != request.network or one.who.orchestrator != request.orchestrator or one.who in valid:
-                continue
-            try:
-                released += [net.address for net in await self._service.remove(one)]
-                detached.append(str(one.who))
-                used.difference_update(one.addresses)
-            except (FelixError, OSError) as error:
-                failures.append(f"{one.who}: {error}")
+            is_meant = one.note.network == request.network and one.who.orchestrator == request.orchestrator
+            if is_meant and one.who not in valid:
+                leaving.append(one)
+            else:
+                used.update(one.addresses)
+        for start in range(0, len(leaving), _AT_ONCE):
+            some = leaving[start : start + _AT_ONCE]
+            answers = await asyncio.gather(*(self._service.remove(one) for one in some), return_exceptions=True)
+            for one, answer in zip(some, answers, strict=True):
+                if isinstance(answer, (FelixError, OSError)):
+                    failures.append(f"{one.who}: {answer}")
+                    used.update(one.addresses)
+                elif isinstance(answer, BaseException):
+                    raise answer
+                else:
+                    detached.append(str(one.who))
+                    released += [net.address for net in answer]
         handles = frozenset(handle_name(request.network, who) for who in valid)
         try:
             strays = await self._service.endpoints.find_strays(request.network, handles, frozenset(used))

@@ -23,11 +23,11 @@ from felix.clock import Clock, wall_s
 from felix.datastore.types import RangeOp
 from felix.ipam.apply import Allocator
 from felix.ipam.draft import Draft
-from felix.ipam.read import Store, list_blocks, read_blocks_around, read_ranges
+from felix.ipam.read import Store, list_blocks, read_blocks_around, read_handles, read_ranges
 from felix.ipam.release import Release
 from felix.ipam.types import Request
 from felix.model.codec import decode, encode
-from felix.model.keys import ResourceKey, format_fence_key, format_key
+from felix.model.keys import ResourceKey, format_fence_key, format_handle_key, format_key
 from felix.model.net import Net, parse_address
 from felix.model.records import Node
 
@@ -118,7 +118,7 @@ class EndpointStore:
                 known = await self.look(wanted)
             if known.endpoint is not None or known.is_foreign:
                 raise Present
-            draft = Draft()
+            draft = await self._plan_taking_up(wanted, given, has_more=bool(chosen))
             draft.guard(self._fence, 0)
             for key, document in known.missing.items():
                 draft.put(format_key(key), encode(document), 0)
@@ -167,6 +167,23 @@ class EndpointStore:
                 if _is_of(holder.attributes, handle, network):
                     found.append(Release(address, handle))
         return found
+
+    async def _plan_taking_up(self, wanted: Wanted, given: Mapping[Net, str], *, has_more: bool) -> Draft:
+        """Returns that the handles of given addresses are written as they are: a collector that has seen their addresses
+        without endpoint for a while sees by the handle's revision that somebody took them up. has_more: the handle of
+        the container is written anyway. Raises Refusal when one was given back meanwhile.
+        """
+        draft = Draft()
+        names = {name for name in given.values() if name and not (has_more and name == wanted.handle)}
+        if names:
+            handles = await read_handles(self._store, sorted(names))
+            endpoint = name_of(endpoint_key(self._node, wanted.who, wanted.request.namespace))
+            if await self._find_handles(list(given), endpoint) != given:
+                raise Refusal(Code.CONFLICT, "an address that was given to the container was given back meanwhile")
+            for handle in handles.values():
+                draft.guard(format_handle_key(handle.name), handle.revision)
+                draft.set_handle(handle)
+        return draft
 
     async def _find_handles(self, given: Sequence[Net], endpoint: str) -> dict[Net, str]:
         """Returns the handle of each address, empty when no block knows it."""

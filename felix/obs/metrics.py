@@ -5,7 +5,7 @@ One `Metrics` belongs to one registry, which is the agent's; tests make their ow
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, Summary
@@ -103,11 +103,6 @@ class Metrics:
         self.rows = tuple(declare.rows)
         if has_process_metrics:
             ProcessCollector(registry=self.registry)
-
-    def note_attach(self, took_ms: Mapping[str, float]) -> None:
-        """An attach succeeded; its milliseconds by step."""
-        for step, value in took_ms.items():
-            self.attach_seconds.labels(step).observe(value / 1000)
 
     def _declare_state(self, declare: _Declaring) -> None:
         self.host = declare.gauge("host", "Always 1; carries the name of this host.", "host")
