@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from felix.cli import lab_mesos
 from felix.cli.cni_check import fill_parser
 from felix.errors import DataError
 from felix.lab.demo import find_own_command, name_option, run_demo
@@ -37,6 +38,8 @@ examples:
   felix lab start h1                  it runs again, and is ready
   felix lab stop etcd                 the agents go on without it
   felix lab demo --keep               the demonstration; the lab stays up
+  felix lab mesos run FILE.json       applications of Marathon on simulated Mesos agents
+  felix lab mesos status
   felix lab cni-check bridge          whether a CNI plug-in does what the specification says
   felix lab cni-check ./mine --conf mine.conf -o json
   felix lab cni-check felix-cni --host h1 --quiet
@@ -99,6 +102,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     start = _add_verb(verbs, "start", "start the agent of a host, or etcd, again, and wait until it is ready", _start)
     start.add_argument("target", metavar="HOST|etcd", help="h1, h2, ..., or etcd")
 
+    lab_mesos.fill_parser(_add_verb(verbs, "mesos", "run applications of Marathon on simulated Mesos agents", _stop))
     fill_parser(_add_verb(verbs, "cni-check", "check a CNI plug-in against the specification", _stop))
 
     down = _add_verb(verbs, "down", "remove a lab", _down)

@@ -30,6 +30,7 @@ from felix.ipam.release import Release, find_ordinals, plan_release
 from felix.lab import documents, names, namespace, process
 from felix.lab.documents import EndpointIntent
 from felix.lab.host import AGENT_COMMAND, Host
+from felix.lab.mesos.containers import kill_marked
 from felix.lab.place import Place, wait_until
 from felix.lab.state import RUN_ROOT, StateDirectory, WorkloadRecord
 from felix.lab.store import Document, Json, LabStore
@@ -127,6 +128,7 @@ class Lab:
         check_root()
         for record in self._state.read().processes.values():
             process.stop(record, signal.SIGKILL)
+        kill_marked(self.directory)  # tasks of simulated Mesos agents
         found = namespace.list_namespaces(self._prefix)
         for pid in namespace.find_processes(found):
             stray = process.identify(pid, "stray")

@@ -14,7 +14,7 @@ from felix.lab.marathon import load_applications
 from felix.lab.mesos.agent import Limits
 from felix.lab.mesos.cluster import MesosCluster, Settings
 from felix.lab.mesos.faults import AgentCrash, Faults
-from felix.lab.mesos.types import Container, Phase, TaskInfo, TaskStatus
+from felix.lab.mesos.types import NET_MODULES, Container, Phase, TaskInfo, TaskStatus
 from tests.support.mesos import PlugIn, make_task, remains
 
 pytestmark = pytest.mark.fv
@@ -44,7 +44,11 @@ class Scene:
     def cluster(self, *, faults: Faults | None = None, deadline_s: float = 5.0) -> MesosCluster:
         limits = Limits(registration_s=3.0, grace_s=1.0)
         settings = Settings(
-            ipam=self.plug_in.command, virtualizer=self.plug_in.command, deadline_s=deadline_s, limits=limits
+            door=NET_MODULES,
+            ipam=self.plug_in.command,
+            virtualizer=self.plug_in.command,
+            deadline_s=deadline_s,
+            limits=limits,
         )
         return MesosCluster(self.lab, settings, on_update=self._note, faults=faults)
 

@@ -60,14 +60,18 @@ class Limits:
 
 
 class MesosAgent:
-    """A simulated Mesos agent. `start` before anything else; `stop` leaves tasks running, for the next one to find."""
+    """A simulated Mesos agent. `start` before anything else; `stop` leaves tasks running, for the next one to find.
+
+    isolators: the isolator of a door. door: the one of new containers; each stays with the one it came through.
+    """
 
     def __init__(
         self,
         host: Host,
         directory: Path,
-        isolator: Isolator,
+        isolators: Callable[[str], Isolator],
         *,
+        door: str,
         limits: Limits = Limits(),
         on_update: OnUpdate | None = None,
         faults: Faults | None = None,
@@ -77,7 +81,8 @@ class MesosAgent:
         self.limits = limits
         self.problems: list[str] = []
         self._checkpoints = Checkpoints(directory)
-        self._isolator = isolator
+        self._isolators = isolators
+        self._door = door
         self._on_update = on_update or (lambda _container, _status: None)
         self._faults = faults or Faults()
         self._containers: dict[str, Container] = {}
@@ -141,8 +146,8 @@ class MesosAgent:
         id that is in use."""
         self._check_new(framework_id, task)
         container = Container(id=str(uuid.uuid4()), uid=str(uuid.uuid4()), framework_id=framework_id, task=task)
-        container.networked = self._isolator.wants(task)
-        container.door = self._isolator.door if container.networked else ""
+        container.networked = self._isolators(self._door).wants(task)
+        container.door = self._door if container.networked else ""
         self._containers[container.id] = container
         self._save(container, Phase.CREATED)
         try:
@@ -193,7 +198,7 @@ class MesosAgent:
     async def _launch(self, container: Container) -> None:
         if container.networked:
             self._faults.check("prepare")
-            await self._isolator.prepare(container)
+            await self._isolators(container.door).prepare(container)
             self._faults.check("after-prepare")
         self._save(container, Phase.PREPARED)
         self._check_wanted(container)
@@ -208,7 +213,7 @@ class MesosAgent:
         assert container.process is not None
         if container.networked:
             self._faults.check("isolate")
-            await self._isolator.isolate(container, container.process.pid)
+            await self._isolators(container.door).isolate(container, container.process.pid)
             self._faults.check("after-isolate")
         else:
             container.networks = [NetworkInfo(ip_addresses=(address_record(self.host.ipv4),))]
@@ -233,7 +238,7 @@ class MesosAgent:
         self._registrations[container.id] = registered
         environment = dict(container.task.environment)
         if container.networked:
-            environment["LIBPROCESS_IP"] = self._isolator.libprocess_ip(container)
+            environment["LIBPROCESS_IP"] = self._isolators(container.door).libprocess_ip(container)
         first = container.addresses[0] if container.addresses else self.host.ipv4
         address = self.host.ipv6 if ":" in first else self.host.ipv4
         ended = asyncio.create_task(wait_ended(container.process))
@@ -298,7 +303,7 @@ class MesosAgent:
         for attempt in range(1, self.limits.cleanup_attempts + 1):
             try:
                 self._faults.check("cleanup")
-                await self._isolator.cleanup(container)
+                await self._isolators(container.door).cleanup(container)
                 self._faults.check("after-cleanup")
                 return True
             except (FelixError, OSError) as failure:

@@ -16,6 +16,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -45,12 +46,12 @@ OnUpdate = Callable[[Container, TaskStatus], None]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How agents work. door: by which plug-ins containers get a network.
+    """How agents work. door: by which plug-ins new containers get a network; empty: as the last time.
 
     ipam, virtualizer: the net-modules plug-ins. cni_config_dir, cni_plugins_dir: of Mesos' agent, made if not given.
     """
 
-    door: str = NET_MODULES
+    door: str = ""
     ipam: tuple[str, ...] = (PLUG_IN,)
     virtualizer: tuple[str, ...] = (PLUG_IN,)
     cni_config_dir: Path | None = None
@@ -77,12 +78,15 @@ class MesosCluster:
         self._on_update = on_update
         self._faults = faults
         self._agents: dict[str, MesosAgent] = {}
+        self._isolators: dict[tuple[str, str], Isolator] = {}
+        self._door = NET_MODULES
         self._lock = -1
 
     async def __aenter__(self) -> MesosCluster:
         self.directory.mkdir(exist_ok=True)
         self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         await asyncio.to_thread(fcntl.flock, self._lock, fcntl.LOCK_EX)
+        self._door = self._choose_door()
         for host in self.lab.hosts:
             self._agents[host.name] = self.make_agent(host)
         await asyncio.gather(*(agent.start() for agent in self._agents.values()))
@@ -100,7 +104,8 @@ class MesosCluster:
         return MesosAgent(
             host,
             directory,
-            self._make_isolator(host, directory),
+            partial(self._isolator, host),
+            door=self._door,
             limits=self._settings.limits,
             on_update=self._on_update,
             faults=self._faults,
@@ -149,6 +154,13 @@ class MesosCluster:
         await self._place(kept)
         return [one for _, one in found]
 
+    def find(self, wanted: str) -> Container:
+        """Returns the first running container of that task id, name or application; raises DataError without one."""
+        for _, container in self.containers:
+            if container.is_live and _is_meant(container, wanted.strip("/")):
+                return container
+        raise DataError(f"no task or application {wanted!r} runs; see: felix lab mesos status")
+
     def state(self) -> Document:
         """Returns what the master would say at `/master/state`."""
         limits = self._settings.limits
@@ -185,7 +197,9 @@ class MesosCluster:
                     waiting.append(app)
                     continue
                 offer, ports = found
-                task = make_task(app, f"{app.id.replace('/', '_')}.{uuid.uuid4()}", ports)
+                task = make_task(
+                    app, f"{app.id.replace('/', '_')}.{uuid.uuid4()}", ports, CNI_NETWORK if self._door == CNI else ""
+                )
                 launches.append(group.create_task(self.launch(offer.host, task)))
                 await asyncio.sleep(0)  # the launch has taken its resources when the next offer is made
         self._write_waiting(waiting)
@@ -200,7 +214,23 @@ class MesosCluster:
             )
         return offers
 
-    def _make_isolator(self, host: Host, directory: Path) -> Isolator:
+    def _choose_door(self) -> str:
+        """Returns the door of new containers, and keeps it for the next cluster."""
+        path = self.directory / "door"
+        last = path.read_text() if path.exists() else NET_MODULES
+        chosen = self._settings.door or last
+        if chosen not in {NET_MODULES, CNI}:
+            raise DataError(f"isolation {chosen!r}: expected {NET_MODULES} or {CNI}")
+        path.write_text(chosen)
+        return chosen
+
+    def _isolator(self, host: Host, door: str) -> Isolator:
+        found = self._isolators.get((host.name, door))
+        if found is None:
+            found = self._isolators[host.name, door] = self._make_isolator(host, self.directory / host.name, door)
+        return found
+
+    def _make_isolator(self, host: Host, directory: Path, door: str) -> Isolator:
         environment = host.program_environment()
         prefix = ("nsenter", f"--net={NETNS_DIR / host.namespace}")
         log = directory / "plug-ins.log"
@@ -208,15 +238,13 @@ class MesosCluster:
         def program(command: tuple[str, ...]) -> Program:
             return Program(command, prefix, environment, log, self._settings.deadline_s)
 
-        if self._settings.door == NET_MODULES:
+        if door == NET_MODULES:
             return NetModules(
                 host.name,
                 program(self._settings.ipam),
                 program(self._settings.virtualizer),
                 self._settings.parallel_calls,
             )
-        if self._settings.door != CNI:
-            raise DataError(f"isolation {self._settings.door!r}: expected {NET_MODULES} or {CNI}")
         config = self._settings.cni_config_dir or _make_cni_config(host, directory)
         plugins = self._settings.cni_plugins_dir or _make_cni_plugins(directory)
         namespaces = f"{names.namespace_prefix(self.lab.name)}{host.name}-m-"

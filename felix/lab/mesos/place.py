@@ -45,11 +45,14 @@ def place(app: Application, offers: Sequence[Offer], start: int) -> tuple[Offer,
     return None
 
 
-def make_task(app: Application, task_id: str, ports: Sequence[int]) -> TaskInfo:
-    """Returns the task of an instance as Marathon makes it. ports: those of the host that it got."""
+def make_task(app: Application, task_id: str, ports: Sequence[int], default_network: str = "") -> TaskInfo:
+    """Returns the task of an instance as Marathon makes it. ports: those of the host that it got.
+
+    default_network: the CNI network of those that name none.
+    """
     container = ContainerInfo()
     if app.has_address:
-        info = NetworkInfo((IpAddress(),), app.groups, label_records(dict(app.labels)), app.network)
+        info = NetworkInfo((IpAddress(),), app.groups, label_records(dict(app.labels)), app.network or default_network)
         container = ContainerInfo(network_infos=(info,))
     return TaskInfo(
         task_id=task_id,
