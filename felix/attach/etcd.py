@@ -169,7 +169,7 @@ class EndpointStore:
         return found
 
     async def _plan_taking_up(self, wanted: Wanted, given: Mapping[Net, str], *, has_more: bool) -> Draft:
-        """Returns that the handles of given addresses are written as they are: a collector that has seen their addresses
+        """Returns that handles of given addresses are written as they are: a collector that has seen their addresses
         without endpoint for a while sees by the handle's revision that somebody took them up. has_more: the handle of
         the container is written anyway. Raises Refusal when one was given back meanwhile.
         """

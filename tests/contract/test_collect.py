@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from felix.attach.check import Place, check_attach
+from felix.attach.etcd import EndpointStore
+from felix.attach.types import AttachRequest, Refusal
 from felix.collect import read
 from felix.collect.apply import (
     GuardBroken,
@@ -359,6 +362,44 @@ async def test_leaks_and_records_that_do_not_hold_are_put_right(
     pairs, _ = await client.list_prefix("/calico/ipam/")
     check_laws({pair.key: pair.value for pair in pairs})
     assert look_twice(await read_world(client)).findings == ()
+
+
+async def test_given_address_that_an_attach_takes_up_is_not_taken_by_a_collector_that_saw_it_before(
+    client: EtcdClient,
+) -> None:
+    await client.put(*pool("p", "10.0.0.0/24"))
+    (address,) = await Allocator(client).auto_assign(Request("h1", "uid-1", 1, attributes={"felix.use": "pending"}))
+    due = look_twice(await read_world(client))
+    assert len(due.findings) == 1
+    request = AttachRequest(network="net", container="c1", netns="/run/netns/c1", given=(address.address,))
+    wanted = check_attach(request, Place("h1", "cali", True))
+    store = EndpointStore(client, "h1")
+    await store.write(wanted, await store.look(wanted), 5)
+    assert not await collect_findings(client, due.findings, [])
+    assert await Allocator(client).addresses_of("uid-1") == [address]
+    assert look_twice(await read_world(client)).findings == ()
+
+
+async def test_given_address_that_was_collected_is_refused_to_an_attach(client: EtcdClient) -> None:
+    await client.put(*pool("p", "10.0.0.0/24"))
+    (address,) = await Allocator(client).auto_assign(Request("h1", "uid-1", 1, attributes={"felix.use": "pending"}))
+    findings = look_twice(await read_world(client)).findings
+    request = AttachRequest(network="net", container="c1", netns="/run/netns/c1", given=(address.address,))
+    wanted = check_attach(request, Place("h1", "cali", True))
+    store = EndpointStore(client, "h1")
+    known = await store.look(wanted)
+    looked = client.txn
+
+    async def overtaken(compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()) -> TxnResult:
+        if any(isinstance(one, PutOp) for one in success):
+            monkey.undo()
+            await collect_findings(client, findings, [])
+        return await looked(compares, success, failure)
+
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(client, "txn", overtaken)
+    with pytest.raises(Refusal, match="given back meanwhile"):
+        await store.write(wanted, known, 5)
 
 
 async def test_address_that_was_given_anew_or_is_being_attached_meanwhile_is_not_taken(client: EtcdClient) -> None:
