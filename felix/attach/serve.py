@@ -68,6 +68,7 @@ class _Made:
     veth: the host's end, empty when none was made. took_ms: by step.
     """
 
+    network: str
     attachment: Attachment | None = None
     is_undoable: bool = False
     veth: str = ""
@@ -128,7 +129,7 @@ class AttachService:
         """The container is attached and its policy in force; or nothing of it is there. Raises Refusal, FelixError."""
         started_at = monotonic_s()
         wanted = check_attach(request, self.place)
-        made = _Made()
+        made = _Made(wanted.request.network)
         task = self._start(self._attach(wanted, made), f"attach {wanted.who}")
         running = self._attaching.setdefault(wanted.who, {})
         running[task] = made
@@ -148,7 +149,7 @@ class AttachService:
         """The container is not attached to the network, and an attach of it that was under way has ended."""
         who = check_who(request.orchestrator, request.container, request.interface)
         for running, made in self._attaching.get(who, {}).items():
-            if not made.is_undoing:
+            if not made.is_undoing and request.network in ("", made.network):
                 running.cancel()
         task = self._start(self._detach(request, who), f"detach {who}")
         return await self._wait(task, bound_deadline(request.deadline_s) + _UNDO_S)
@@ -342,7 +343,7 @@ class AttachService:
             self.debts.forget(key)
         for one in found:
             removed += _texts(await self._erase(one, release=request.release))
-        if not found:  # an attach may have ended between interface and endpoint
+        if not self.index.find(who):  # an attach may have ended between interface and endpoint
             name = host_interface(self.place.prefix, DEFAULT_NAMESPACE, who)
             with contextlib.suppress(Taken):
                 await self._in_thread(lambda: self._kernel.remove(name))

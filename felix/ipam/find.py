@@ -37,6 +37,7 @@ class Finder:
         self._plan = Plan()
         self._handle = situation.handle
         self._blocks = dict(situation.blocks)
+        self._claimed = set(situation.affinities)
         self._loser_by_block: dict[Net, str] = {}
 
     def find(self, version: int, count: int) -> bool:
@@ -88,6 +89,7 @@ class Finder:
         if block.net in self._loser_by_block:
             draft.drop_affinity(self._loser_by_block[block.net], block.net)
         if is_own:
+            self._claimed.add(block.net)
             affinity = self._situation.affinities.get(block.net)
             draft.confirm_affinity(self._request.host, block.net, affinity)
         self._handle = self._handle.plus(str(block.net), len(ordinals))
@@ -131,7 +133,7 @@ class Finder:
                 yield stored
 
     def _claimed_blocks(self) -> Iterator[StoredBlock]:
-        for net in sorted(self._situation.affinities):
+        for net in sorted(self._claimed):
             if net in self._blocks:
                 yield self._blocks[net]
 
