@@ -270,22 +270,25 @@ class CniContract:
         subnet = host.address.rpartition(".")[0]
         gateway = f"{subnet}.60"
         conf = _foreign(one, kind, "1.0.0") | {"name": f"net-{kind}"}
-        conf["ipam"] |= {"gateway": f"{gateway}/24"}
+        length = 28 if kind == "bridge" else 24  # a host drops what goes to its blocks, but not to smaller subnets
+        conf["ipam"] |= {"gateway": f"{gateway}/{length}"}
         conf |= {"bridge": "cnitest0", "isDefaultGateway": True} if kind == "bridge" else {}
+        conf["args"] = {"cni": {"ips": [host.address]}}
         try:
             result = one.add(conf)
-            plain = _address(result).partition("/")[0]
-            assert plain.startswith(f"{subnet}.")
-            assert plain != gateway
+            assert _address(result) == f"{host.address}/{length}"
+            taken = host.container()
+            refused = taken.call("ADD", taken.conf(args={"cni": {"ips": [gateway]}}))
+            assert refused.code == 101, refused.describe()
             one.succeed("CHECK", conf | {"prevResult": result})
             assert f"default via {gateway}" in host.execute(one, "ip", "route")
             host.execute(one, "ping", "-c", "1", "-W", "2", gateway)
         finally:
             one.succeed("DEL", conf)
+            one.succeed("DEL", conf, plugin="felix-ipam", variables={"CNI_CONTAINERID": "gateway"})
             if kind == "bridge":
                 host.execute_on_host("ip", "link", "delete", "cnitest0")
         assert one.call("CHECK", conf, plugin="felix-ipam").code == 103
-        one.succeed("DEL", conf, plugin="felix-ipam", variables={"CNI_CONTAINERID": "gateway"})
 
 
 def _foreign(one: Runtime, kind: str, version: str) -> Conf:

@@ -42,7 +42,13 @@ def test_routes_of_the_configuration_replace_the_default() -> None:
         plan_routes({"routes": [{"gw": "10.9.0.1"}]}, gateways, ips)
 
 
-@pytest.mark.parametrize("gateway", ["10.9.0.1", "x", "10.9.0.1/33", ["10.9.0.1/24", "10.9.0.2/24"]])
+def test_address_is_placed_in_the_subnet_that_has_it() -> None:
+    gateways = parse_gateways({"gateway": ["10.9.0.1/25", "10.9.0.129/25"]})
+    assert place_address("10.9.0.7/32", gateways) == {"address": "10.9.0.7/25", "gateway": "10.9.0.1"}
+    assert place_address("10.9.0.200/32", gateways) == {"address": "10.9.0.200/25", "gateway": "10.9.0.129"}
+
+
+@pytest.mark.parametrize("gateway", ["10.9.0.1", "x", "10.9.0.1/33", ["10.9.0.1/24", "10.9.0.130/25"]])
 def test_gateway_that_cannot_be_one_is_refused(gateway: object) -> None:
     with pytest.raises(CniError) as caught:
         parse_gateways({"gateway": gateway})
@@ -50,5 +56,5 @@ def test_gateway_that_cannot_be_one_is_refused(gateway: object) -> None:
 
 
 def test_address_outside_of_the_gateways_subnet_is_refused() -> None:
-    with pytest.raises(CniError, match=r"10\.8\.0\.7 is not in 10\.9\.0\.0/24"):
+    with pytest.raises(CniError, match=r"10\.8\.0\.7 is in no subnet .* 10\.9\.0\.0/24"):
         place_address("10.8.0.7/32", parse_gateways({"gateway": "10.9.0.1/24"}))

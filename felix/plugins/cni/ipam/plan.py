@@ -32,6 +32,17 @@ class Gateway:
             details = "its length is that of the subnet"
             raise CniError(INVALID_CONFIG, f'"ipam.gateway": say {text}/24 or so, not a single address', details)
 
+    def has(self, address: str) -> bool:
+        """Whether an address of the same family is in the subnet."""
+        import ipaddress
+
+        return ipaddress.ip_address(address) in self.subnet
+
+    def overlaps(self, other: Gateway) -> bool:
+        """Whether the subnets of two gateways of one family have addresses in common."""
+        longest, shortest = sorted((self, other), key=lambda one: -one.length)
+        return shortest.has(str(longest.subnet.network_address))
+
 
 def handle_of(network: str, container: str, interface: str) -> str:
     """Returns under which handle a container's addresses are found; the same form as the agent's and Calico's."""
@@ -40,28 +51,30 @@ def handle_of(network: str, container: str, interface: str) -> str:
 
 
 def parse_gateways(ipam: dict[str, object]) -> list[Gateway]:
-    """Returns the gateways of a configuration, one per family at most; often none."""
+    """Returns the gateways of a configuration, often none; their subnets do not overlap."""
     gateways = [Gateway(text) for text in take_texts(ipam, "gateway", "ipam.")]
-    if len({gateway.is_ipv6 for gateway in gateways}) != len(gateways):
-        raise CniError(INVALID_CONFIG, '"ipam.gateway" names two gateways of one family')
+    for index, one in enumerate(gateways):
+        for other in gateways[:index]:
+            if one.is_ipv6 is other.is_ipv6 and one.overlaps(other):
+                text = f'"ipam.gateway": the subnets of {other.address} and {one.address} overlap'
+                raise CniError(INVALID_CONFIG, text)
     return gateways
 
 
 def place_address(address: str, gateways: list[Gateway]) -> dict[str, object]:
-    """Returns the entry of a result: in its gateway's subnet if there is one, else a single address.
+    """Returns the entry of a result: in a gateway's subnet if its family has gateways, else a single address.
 
-    Raises CniError when the address lies outside the subnet: nothing could be reached from it.
+    Raises CniError when the address lies in no subnet: nothing could be reached from it.
     """
     plain = address.partition("/")[0]
-    for gateway in gateways:
-        if gateway.is_ipv6 is not is_ipv6(plain):
-            continue
-        import ipaddress
-
-        if ipaddress.ip_address(plain) not in gateway.subnet:
-            text = f"{plain} is not in {gateway.subnet}, the subnet of the gateway {gateway.address}"
-            raise CniError(INVALID_CONFIG, text, "let ipv4_pools and ipv6_pools name only pools inside of it")
-        return {"address": f"{plain}/{gateway.length}", "gateway": gateway.address}
+    near = [gateway for gateway in gateways if gateway.is_ipv6 is is_ipv6(plain)]
+    for gateway in near:
+        if gateway.has(plain):
+            return {"address": f"{plain}/{gateway.length}", "gateway": gateway.address}
+    if near:
+        subnets = ", ".join(f"{gateway.subnet} of {gateway.address}" for gateway in near)
+        text = f"{plain} is in no subnet of a gateway: {subnets}"
+        raise CniError(INVALID_CONFIG, text, "let ipv4_pools and ipv6_pools name only pools inside of them")
     return {"address": f"{plain}/{128 if is_ipv6(plain) else 32}"}
 
 
