@@ -25,6 +25,7 @@ from felix.lab.store import Json
 Scenario = Callable[[Bench, str], Iterator[Verdict]]
 NETWORK = "cnicheck"
 CNI_PATH = "/opt/cni/bin:/usr/lib/cni"
+_OWN = Path(sys.executable).parent  # where felix-cni and felix-ipam are beside this program
 
 _EACH_VERSION: tuple[Scenario, ...] = (
     attaching.check_add,
@@ -75,13 +76,15 @@ def run_checks(wish: Wish, tell: Callable[[Verdict], None]) -> Report:
     host = wish.host.namespace if wish.host else f"{prefix}host"
     with tempfile.TemporaryDirectory(prefix="felix-cni-") as directory:
         config = read_config(wish, executable, Path(directory))
-        path = f"{executable.parent}:{wish.cni_path}"
+        path = ":".join(dict.fromkeys([str(executable.parent), *wish.cni_path.split(":"), str(_OWN)]))
         bench = Bench(Plugin(executable, host, wish.timeout_s), config, path, wish.is_ipam, prefix, wish.settle_s)
         try:
             if wish.host is None:
                 namespace.create_namespaces([host])
                 namespace.configure(host, ["link set lo up"])
-            bench = replace(bench, supported=_find_supported(bench))
+            supported = _find_supported(bench)
+            tried = [version for version in supported if version in wish.versions] or supported
+            bench = replace(bench, supported=supported, newest=max(tried, key=rank, default=bench.newest))
             verdicts = []
             for verdict in _run(bench, wish.versions):
                 tell(verdict)
@@ -93,7 +96,7 @@ def run_checks(wish: Wish, tell: Callable[[Verdict], None]) -> Report:
 
 def find_plugin(name: str, cni_path: str) -> Path:
     """Returns the executable; raises DataError when there is none."""
-    places = [cni_path, str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    places = [cni_path, str(_OWN), os.environ.get("PATH", os.defpath)]
     found = shutil.which(name, path=os.pathsep.join(places))
     if found is None:
         raise DataError(f"no executable {name!r} in {cni_path}; give the plug-in's path, or --cni-path")
