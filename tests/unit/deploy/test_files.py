@@ -63,3 +63,16 @@ def test_unit_notifies_is_watched_and_is_not_restarted_for_bad_settings() -> Non
     assert service["WatchdogSec"] == "60s"
     assert service["RestartPreventExitStatus"] == str(ExitCode.BAD_SETTING.value)
     assert "CAP_NET_ADMIN" in service["CapabilityBoundingSet"]
+
+
+def test_example_for_net_modules_names_the_plug_in_for_both_roles() -> None:
+    libraries = msgspec.json.decode((DEPLOY / "mesos" / "net-modules.json").read_bytes())["libraries"]
+    isolator, hook = libraries[0]["modules"]
+    assert (isolator["name"], hook["name"]) == (
+        "com_mesosphere_mesos_NetworkIsolator",
+        "com_mesosphere_mesos_NetworkHook",
+    )
+    commands = {one["key"]: one["value"] for one in isolator["parameters"]}
+    assert commands.keys() == {"ipam_command", "isolator_command"}
+    # a command with arguments never activates the module
+    assert {Path(command).name for command in commands.values()} == {"felix-mesos"}
