@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from felix.__main__ import main
 from felix.lab.host import Host
 from felix.lab.lab import Lab
 from felix.lab.mesos.agent import Limits
@@ -29,6 +30,7 @@ from tests.support.mesos import PlugIn, make_task, remains
 
 pytestmark = pytest.mark.fv
 
+DEMO = Path(__file__).parents[2] / "demo" / "mesos-pairs.json"
 SLEEP = "exec sleep 1000"
 SERVE = "exec python3 -S -E -c 'import http.server as h; h.test(h.SimpleHTTPRequestHandler, port={port})'"
 FETCH = "exec python3 -S -E -c 'import urllib.request as r; r.urlopen(\"http://{address}:{port}/\", timeout=5)'"
@@ -314,6 +316,32 @@ async def test_real_plug_in_when_it_fails_leaves_nothing_and_hurts_nobody(
         assert len(handles) == 1
         assert neighbour.state == "TASK_RUNNING"
         assert stage.lab.hosts[0].connect(neighbour.addresses[0], protocol="icmp").ok
+
+
+def test_command_runs_a_marathon_file_shows_it_and_ends_it(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("felix.cli.lab_mesos.Lab", lambda name: Lab(name, stage.lab.directory.parent))
+    option = ["--name", stage.lab.name]
+
+    def table(*words: str) -> list[list[str]]:
+        assert main(["lab", "mesos", *words, *option]) == 0
+        return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+    rows = table("run", str(DEMO), "--isolator", NET_MODULES)
+    assert rows[0][:2] == ["simulated", "Mesos"]
+    states = sorted((row[0], row[2]) for row in rows[3:])
+    running = ["client-1.pairs", "old-style.pairs", "old-style.pairs", "web-1.pairs", "web-2.pairs"]
+    assert [row for row in states if row[1] == "TASK_RUNNING"] == [(name, "TASK_RUNNING") for name in running]
+    assert ("pairs/old-style.3", "WAITING") in states
+    assert main(["lab", "mesos", "exec", *option, "client-1.pairs", "--", "true"]) == 0
+
+    table("kill", "/pairs/old-style.2")
+    states = sorted((row[0], row[2]) for row in table("status")[3:])
+    assert states.count(("old-style.pairs", "TASK_RUNNING")) == 2  # the one that waited has the port
+    table("status", "-o", "json")
+    table("kill", "/pairs")
+    stage.assert_clean()
 
 
 @pytest.mark.parametrize("step", ["after-prepare", "after-fork", "after-isolate", "status"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from felix.lab.mesos.agent import Limits
 from felix.lab.mesos.cluster import MesosCluster, Settings
 from felix.lab.mesos.faults import AgentCrash, Faults
 from felix.lab.mesos.types import NET_MODULES, Container, Phase, TaskInfo, TaskStatus
+from felix.lab.place import wait_until
 from tests.support.mesos import PlugIn, make_task, remains
 
 pytestmark = pytest.mark.fv
@@ -41,13 +44,16 @@ class Scene:
         self.updates: list[TaskStatus] = []
         self.before = remains(lab, lab.hosts[0])
 
-    def cluster(self, *, faults: Faults | None = None, deadline_s: float = 5.0) -> MesosCluster:
+    def cluster(
+        self, *, faults: Faults | None = None, deadline_s: float = 5.0, parallel_calls: int = 1
+    ) -> MesosCluster:
         limits = Limits(registration_s=3.0, grace_s=1.0)
         settings = Settings(
             door=NET_MODULES,
             ipam=self.plug_in.command,
             virtualizer=self.plug_in.command,
             deadline_s=deadline_s,
+            parallel_calls=parallel_calls,
             limits=limits,
         )
         return MesosCluster(self.lab, settings, on_update=self._note, faults=faults)
@@ -260,6 +266,52 @@ async def test_launches_at_once_call_plug_ins_one_at_a_time(scene: Scene) -> Non
         addresses = [address for container in launched for address in container.addresses]
         assert len(set(addresses)) == 6
         await asyncio.gather(*(end(mesos, container) for container in launched))
+
+    assert not scene.plug_in.has_overlapped()
+    scene.assert_clean()
+
+
+async def test_launch_that_hangs_holds_up_no_other_when_calls_may_be_parallel(scene: Scene) -> None:
+    async with scene.cluster(deadline_s=1.5, parallel_calls=2) as mesos:
+        scene.plug_in.fail("allocate", "hang")
+        hung = asyncio.create_task(mesos.launch("h1", make_task("exec sleep 1000")))
+        await asyncio.to_thread(wait_until, lambda: scene.plug_in.verbs() == ["allocate"], 5.0, "the call that hangs")
+        other = await mesos.launch("h1", make_task("exec sleep 1000"))
+        assert other.state == "TASK_RUNNING"
+        assert not hung.done()
+        assert (await hung).state == "TASK_FAILED"
+        await end(mesos, other)
+
+    scene.assert_clean()
+
+
+@pytest.mark.parametrize("step", ["after-fork", "after-isolate", "status"])
+async def test_simulator_that_is_killed_in_a_launch_undoes_it_when_it_is_back(scene: Scene, step: str) -> None:
+    script = (
+        "import asyncio, os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from felix.lab.lab import Lab\n"
+        "from felix.lab.mesos.cluster import MesosCluster, Settings\n"
+        "from felix.lab.mesos.faults import Faults\n"
+        "from tests.support.mesos import PlugIn, make_task\n"
+        "class Killing(Faults):\n"
+        "    def check(self, step):\n"
+        "        if step == sys.argv[4]: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "async def main():\n"
+        "    plug_in = PlugIn(Path(sys.argv[3]))\n"
+        "    settings = Settings(ipam=plug_in.command, virtualizer=plug_in.command)\n"
+        "    async with MesosCluster(Lab(sys.argv[1], Path(sys.argv[2])), settings, faults=Killing()) as mesos:\n"
+        "        await mesos.launch('h1', make_task('exec sleep 1000'))\n"
+        "asyncio.run(main())"
+    )
+    lab = scene.lab
+    arguments = [lab.name, str(lab.directory.parent), str(scene.plug_in.directory), step]
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, *arguments)
+    assert await process.wait() == -signal.SIGKILL
+    assert scene.plug_in.state()["addresses"]
+
+    async with scene.cluster() as mesos:
+        assert mesos.agent("h1").containers[-1].state == "TASK_FAILED"
 
     scene.assert_clean()
 

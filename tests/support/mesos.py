@@ -54,6 +54,10 @@ class PlugIn:
         path = self.directory / "calls.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
+    def has_overlapped(self) -> bool:
+        """Whether two calls ever ran at the same time."""
+        return (self.directory / "overlap").exists()
+
     def forget(self) -> None:
         """No call has been noted."""
         (self.directory / "calls.jsonl").unlink(missing_ok=True)

@@ -2,7 +2,8 @@
 
     python mesos_plugin.py DIRECTORY [COMMAND]
 
-In the directory, calls.jsonl: every request, as text; faults.json: {"verb", "act", "when", "times"}.
+In the directory, calls.jsonl: every request, as text; faults.json: {"verb", "act", "when", "times"}; overlap: there when
+two ever ran at once.
 With a COMMAND the request goes there; without, addresses are of 10.9.0.0/24 (a file says whose), and isolate wires a
 veth from where it runs into the process's namespace.
 """
@@ -23,6 +24,11 @@ MAC = "ee:ee:ee:ee:ee:ee"
 def main() -> int:
     """Serves one request; returns the exit status."""
     directory = Path(sys.argv[1])
+    alone = (directory / "alone").open("w")
+    try:
+        fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        (directory / "overlap").touch()
     data = sys.stdin.buffer.read()
     request = json.loads(data)
     with (directory / "lock").open("w") as lock:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from felix.errors import DataError, EnvironmentFault
+from felix.errors import DataError, EnvironmentFault, PeerError
 from felix.lab import documents, names
 from felix.lab.host import Host
 from felix.lab.lab import Lab
@@ -41,6 +41,7 @@ from felix.lab.process import is_running
 MARATHON_ID = "felix-lab-simulator-0000"
 PLUG_IN = "felix-mesos"
 CNI_NETWORK = "felix"
+_LOCK_S, _LOCK_RETRY_S = 60.0, 0.02
 OnUpdate = Callable[[Container, TaskStatus], None]
 
 
@@ -84,12 +85,15 @@ class MesosCluster:
 
     async def __aenter__(self) -> MesosCluster:
         self.directory.mkdir(exist_ok=True)
-        self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        await asyncio.to_thread(fcntl.flock, self._lock, fcntl.LOCK_EX)
+        self._lock = await _lock(self.directory / "lock")
         self._door = self._choose_door()
         for host in self.lab.hosts:
             self._agents[host.name] = self.make_agent(host)
-        await asyncio.gather(*(agent.start() for agent in self._agents.values()))
+        outcomes = await asyncio.gather(*(agent.start() for agent in self._agents.values()), return_exceptions=True)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if failures:
+            await self.__aexit__()
+            raise failures[0]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -260,6 +264,20 @@ class MesosCluster:
         draft = self.directory / "waiting.new"
         draft.write_bytes(msgspec.json.encode(waiting))
         draft.replace(self.directory / "waiting.json")
+
+
+async def _lock(path: Path) -> int:
+    """Returns the descriptor that holds the lock; raises PeerError when another process does not give it up."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    for _ in range(round(_LOCK_S / _LOCK_RETRY_S)):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            await asyncio.sleep(_LOCK_RETRY_S)
+        else:
+            return descriptor
+    os.close(descriptor)
+    raise PeerError(f"another felix lab mesos has been at work for {_LOCK_S:g} s ({path}); try again when it is done")
 
 
 class TaskPlace(Place):
