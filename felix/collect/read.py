@@ -17,7 +17,7 @@ from felix.ipam.inventory import InventoryBuilder
 from felix.ipam.read import ENDPOINTS, INVENTORY, read_ranges
 from felix.model.keys import LOST_HOSTS
 
-PAGE_KEYS = 500
+PAGE_KEYS = 200
 
 
 class Source(Protocol):
