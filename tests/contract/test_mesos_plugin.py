@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -165,6 +167,50 @@ def test_environment_of_mesos_may_be_empty_and_hostname_chooses_nothing(scene: S
     args = {"hostname": "172.17.0.5", "container_id": launch.container, "pid": launch.pid, "ipv4_addrs": ["10.1.0.7"]}
     assert scene.call("isolate", **args).error is None
     assert "172.17.0.5" not in json.dumps(scene.agent.asked("/v1/attach"))
+
+
+def test_standard_input_that_is_closed_is_an_error_in_json() -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec {sys.executable} -IS -c "$0" <&-', _launcher_body()],
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert json.loads(done.stdout)["error"]
+    assert done.returncode == 1
+
+
+def test_reader_that_went_away_is_exit_code_1_and_no_noise() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", _launcher_body()],
+        input=b"{}",
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=60,
+    )
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_terminal_gets_help_instead_of_waiting_for_json() -> None:
+    controller, terminal = pty.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-IS", "-c", _launcher_body()],
+            stdin=terminal,
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        os.close(controller)
+        os.close(terminal)
+    assert done.returncode == 0
+    assert b"ipam_command" in done.stdout
 
 
 def test_request_needs_none_of_the_slow_modules() -> None:

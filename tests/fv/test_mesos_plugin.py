@@ -276,3 +276,12 @@ def test_defect_4_two_containers_that_only_their_ids_tell_apart_keep_their_addre
     assert scene.attached() == {other.container: {address2}}
     assert scene.held() == {address2: other.uid}
     assert address1 != address2
+
+
+def test_addresses_of_another_ipam_are_the_containers_and_are_not_given_back(scene: RealScene) -> None:
+    launch = scene.launch()
+    assert scene.isolate(launch, ["10.77.0.5"], ["a"]).answer == {"error": None}
+    assert scene.attached() == {launch.container: {"10.77.0.5"}}
+    assert scene.held() == {}
+    assert scene.cleanup(launch).answer == {"error": None}
+    assert scene.held() == {}

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import FrameType
 
 from felix.plugins.ask import SOCKET, NoAgent, Refused, ask
@@ -134,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Answers the request on standard input; returns the exit code."""
     started = time.monotonic()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words in (["--help"], ["-h"]) or (not words and sys.stdin.isatty()):
+    if words in (["--help"], ["-h"]) or (not words and os.isatty(0)):
         sys.stdout.write(HELP)
         return 0
     if words == ["--version"]:
@@ -157,11 +158,13 @@ def _respond_in_time(started: float) -> tuple[Answer, str]:
     signal.signal(signal.SIGALRM, _end)
     signal.setitimer(signal.ITIMER_REAL, limit + 0.5)
     try:
-        data = sys.stdin.buffer.read(REQUEST_LIMIT + 1)
-        answer = respond(data, os.environ, started)
+        answer = respond(_read_request(), os.environ, started)
         signal.setitimer(signal.ITIMER_REAL, 0)
-    except (TimeUp, OSError) as error:
+    except TimeUp as error:
         return {"error": str(error)}, str(error)
+    except OSError as error:
+        text = f"Request cannot be read: {error.strerror}"
+        return {"error": text}, text
     return answer
 
 
@@ -171,14 +174,27 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 def _finish(answer: Answer, log: str) -> int:
     """The answer is written, and the log's line to standard error, which Mesos takes into its own log."""
+    if log:
+        with suppress(OSError):  # nobody reads it, which is nobody's fault
+            _write(2, f"felix-mesos[{os.getpid()}]: {log}\n".encode(errors="backslashreplace"))
     try:
-        if log:
-            sys.stderr.write(f"felix-mesos[{os.getpid()}]: {log}\n")
-        sys.stdout.buffer.write(render(answer))
-        sys.stdout.buffer.flush()
+        _write(1, render(answer))
     except OSError:
         return 1
     return 0 if answer["error"] is None else 1
+
+
+def _read_request() -> bytes:
+    """Returns what is on standard input until its end, or until it is more than any request."""
+    data = b""
+    while len(data) <= REQUEST_LIMIT and (piece := os.read(0, 65536)):
+        data += piece
+    return data
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def _trace() -> str:
