@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,35 @@ def test_container_that_ends_leaves_nothing_before_it_is_removed(how: str, lab: 
     done = client.call(*({"stop": ["stop", "--time", "0"], "kill": ["kill"]}[how]), "brief")
 
     assert done.returncode == 0, done.stderr
+    _wait_survey(lab, host, before)
+
+
+def test_containers_that_start_at_once_have_addresses_of_their_own(podmen: list[Podman]) -> None:
+    names = [f"many{number}" for number in range(4)]
+    with ThreadPoolExecutor(2 * len(names)) as threads:
+        started = [threads.submit(podman.start, name) for podman in podmen for name in names]
+        running = [one.result() for one in started]
+
+    assert len({one.ipv4 for one in running}) == len({one.ipv6 for one in running}) == 2 * len(names)
+
+
+def test_container_that_goes_while_the_agent_is_away_leaves_nothing_once_it_is_back(
+    lab: Lab, podmen: list[Podman]
+) -> None:
+    podman, host = podmen[1], lab.hosts[1]
+    before = _survey(lab, host)
+    podman.start("orphan")
+    host.stop_agent()
+    try:
+        podman.remove("orphan")
+        late = podman.run("late")
+    finally:
+        host.start_agent(environment={"FELIX_ATTACHMENTGRACESECS": "0.5"})
+        host.wait_agent_ready()
+
+    assert late.returncode != 0
+    assert "is felix running?" in late.stderr
+    podman.remove("late")
     _wait_survey(lab, host, before)
 
 

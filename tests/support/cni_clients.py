@@ -86,6 +86,7 @@ def network_list(host: Host, *behind: Mapping[str, Json], version: str = "1.0.0"
     own: dict[str, Json] = {
         "type": "felix-cni",
         "agent_socket": str(host.rundir / "felix.sock"),
+        "agent_timeout": 3,
         "ipam": {"type": "felix-ipam", "assign_ipv4": True, "assign_ipv6": True},
     }
     return json.dumps({"cniVersion": version, "name": NETWORK, "plugins": [own, *behind]})
