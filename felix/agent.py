@@ -224,7 +224,7 @@ class Agent:
             ttl_s=settings.reporting_ttl_s,
             delay_s=settings.endpoint_reporting_delay_s,
         )
-        self._reporter = AgentReporter(self._client, reports, self._clean)
+        self._reporter = AgentReporter(self._client, reports, self._clean, self._attach.service.gate.on_news)
         self._start_task("agent status", self._reporter.run())
         surroundings = Surroundings(self._find_graces, self._find_doubt, self._find_reach)
         self._collector = Collector(self._client, settings.felix_hostname, surroundings, self._metrics)
@@ -241,9 +241,9 @@ class Agent:
 
     async def _feed(self) -> NoReturn:
         while True:
+            self._attach.service.gate.on_news()
             batch = await self._next_batch()
             self._datastore_health.beat()
-            self._attach.service.gate.on_news()
             if batch is None:
                 continue
             arrived_at = monotonic_s()

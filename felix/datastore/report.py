@@ -60,10 +60,15 @@ class AgentReporter:
 
     A host with interval 0 says nothing, so that nobody can miss its word: both keys are gone. It still looks whether it
     was given up. clean: makes that nothing of the host is left, in etcd and in the kernel; may raise PeerError.
+    on_admitted: called whenever the host has said that it lives.
     """
 
     def __init__(
-        self, client: EtcdClient, settings: ReportSettings, clean: Callable[[Fence], Awaitable[None]] | None = None
+        self,
+        client: EtcdClient,
+        settings: ReportSettings,
+        clean: Callable[[Fence], Awaitable[None]] | None = None,
+        on_admitted: Callable[[], None] = lambda: None,
     ) -> None:
         self.outage = Outage()
         self.fence: Fence | None = None
@@ -72,6 +77,7 @@ class AgentReporter:
         self._settings = settings
         self._keys = StatusKeys(settings.hostname, settings.region)
         self._clean = clean
+        self._on_admitted = on_admitted
         self._started_at = monotonic_s()
         self._lease = 0
         self._is_first = True
@@ -107,6 +113,7 @@ class AgentReporter:
                 await self._clean(self.fence)
             self.fence = await self._write(self.fence)
         self._is_admitted = True
+        self._on_admitted()
 
     async def _write(self, fence: Fence | None) -> Fence | None:
         """Returns the fence, other than `fence`, that kept the keys from being written; None: they are."""
