@@ -45,7 +45,8 @@ examples:
   felix lab cni-check felix-cni --host h1 --quiet
   felix lab down                      everything removed
 
-Needs root. Touches nothing outside namespaces whose names start with fx-<lab>- and /run/felix-lab/<lab>.
+Needs root. Touches nothing outside namespaces whose names start with fx-<lab>- (fx-cni. for cni-check) and
+/run/felix-lab/<lab>.
 """
 
 
