@@ -2,8 +2,8 @@
 
     python mesos_plugin.py DIRECTORY [COMMAND]
 
-In the directory, calls.jsonl: every request, as text; faults.json: {"verb", "act", "when", "times"}; overlap: there when
-two ever ran at once.
+In the directory, calls.jsonl: every request, as text; faults.json: {"verb", "act", "when", "times"}; overlap: there
+when two ever ran at once.
 With a COMMAND the request goes there; without, addresses are of 10.9.0.0/24 (a file says whose), and isolate wires a
 veth from where it runs into the process's namespace.
 """

@@ -30,6 +30,7 @@ from felix.lab.mesos.faults import Faults
 from felix.lab.mesos.isolate import Isolator
 from felix.lab.mesos.types import (
     Container,
+    ContainerId,
     ContainerStatus,
     NetworkInfo,
     Phase,
@@ -333,7 +334,7 @@ class MesosAgent:
         never_ran = not container.statuses and state != "TASK_RUNNING"
         network = None
         if has_network and not never_ran:
-            network = ContainerStatus(tuple(container.networks), container.id)
+            network = ContainerStatus(tuple(container.networks), ContainerId(container.id))
         status = TaskStatus(container.task.task_id, self.id, state, time.time(), message, reason, network)
         container.statuses.append(status)
         self._save(container, container.phase)

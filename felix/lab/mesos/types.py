@@ -1,6 +1,7 @@
 """What Mesos calls things, as JSON says them: tasks, NetworkInfo, statuses, and the simulator's record of a container.
 
 Field names are those of Mesos 0.26 to 1.11 (mesos.proto as JSON); lists and objects that are empty are left out.
+Nothing here is shared with the plug-ins: what tries them should not make their mistakes.
 """
 
 from __future__ import annotations
@@ -134,11 +135,17 @@ class TaskInfo(Record, frozen=True):
         return (self.executor.container if self.executor else self.container).network_infos
 
 
+class ContainerId(Record, frozen=True):
+    """The id of a container, in the wrapping that Mesos gives it."""
+
+    value: str
+
+
 class ContainerStatus(Record, frozen=True):
     """What an agent knows of a container's network."""
 
     network_infos: tuple[NetworkInfo, ...] = ()
-    container_id: str = ""
+    container_id: ContainerId | None = None
 
 
 class TaskStatus(Record, frozen=True):

@@ -13,6 +13,7 @@ from felix.lab.mesos.place import Offer, make_task, place
 from felix.lab.mesos.state import Framework, Slave, render_ports, render_state
 from felix.lab.mesos.types import (
     Container,
+    ContainerId,
     ContainerStatus,
     IpAddress,
     Label,
@@ -189,7 +190,9 @@ def test_state_has_what_readers_of_the_master_need() -> None:
     app = load_applications(DEMO)[0]
     running = Container("c", "u", "f", make_task(app, "id", (9000,)))
     info = NetworkInfo((IpAddress("IPv4", "10.1.0.7"),))
-    running.statuses.append(TaskStatus("id", "S0", "TASK_RUNNING", 5.0, container_status=ContainerStatus((info,), "c")))
+    running.statuses.append(
+        TaskStatus("id", "S0", "TASK_RUNNING", 5.0, container_status=ContainerStatus((info,), ContainerId("c")))
+    )
     ended = Container("d", "v", "f", make_task(app, "id2", ()))
     ended.statuses.append(TaskStatus("id2", "S0", "TASK_FAILED", 6.0, "why", "REASON"))
     state = render_state(
@@ -213,7 +216,7 @@ def test_state_has_what_readers_of_the_master_need() -> None:
             "state": "TASK_RUNNING",
             "timestamp": 5.0,
             "container_status": {
-                "container_id": "c",
+                "container_id": {"value": "c"},
                 "network_infos": [{"ip_addresses": [{"protocol": "IPv4", "ip_address": "10.1.0.7"}]}],
             },
         }
