@@ -199,6 +199,9 @@ def test_log_has_a_line_per_call(host: CniHost, agent: FakeAgent, tmp_path: Path
     assert "failed with 100: two lines" in second
     one.call("DEL", conf | {"log_level": "none"})
     assert len(log.read_text().splitlines()) == 2
+    one.call("DEL", conf | {"log_file_max_size": 0.0001})
+    assert not log.exists()
+    assert len((tmp_path / "cni.log.1").read_text().splitlines()) == 3
 
 
 def test_log_that_cannot_be_written_is_no_failure(host: CniHost, tmp_path: Path) -> None:
