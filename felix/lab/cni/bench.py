@@ -6,7 +6,9 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from felix.lab.cni.call import Answer, Plugin, Stuck
 from felix.lab.store import Json
 
 PREFIX = "fx-cni."  # no lab's namespaces begin so: a lab's name has no dot
+FILES_PREFIX = "felix-cni-"
 _POLL_S = 0.05
 
 
@@ -199,13 +202,17 @@ class Bench:
 
 
 def remove_strays() -> None:
-    """No namespaces are left of checks whose process has ended, however it ended."""
-    stray = []
-    for name in namespace.list_namespaces(PREFIX):
-        pid = name.removeprefix(PREFIX).partition(".")[0]
-        if pid.isdigit() and not Path("/proc", pid).exists():
-            stray.append(name)
-    namespace.delete_namespaces(stray)
+    """No namespaces and no files are left of checks whose process has ended, however it ended."""
+    namespace.delete_namespaces(
+        [name for name in namespace.list_namespaces(PREFIX) if _has_ended(name.removeprefix(PREFIX).partition(".")[0])]
+    )
+    for directory in Path(tempfile.gettempdir()).glob(f"{FILES_PREFIX}*"):
+        if _has_ended(directory.name.removeprefix(FILES_PREFIX).partition("-")[0]):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _has_ended(pid: str) -> bool:
+    return pid.isdigit() and not Path("/proc", pid).exists()
 
 
 def _find_addresses(link: Mapping[str, Json]) -> list[str]:

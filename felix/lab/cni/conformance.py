@@ -14,7 +14,7 @@ from pathlib import Path
 from felix.errors import DataError
 from felix.lab import namespace
 from felix.lab.cni import attaching, checking, refusing
-from felix.lab.cni.bench import PREFIX, Bench, remove_strays
+from felix.lab.cni.bench import FILES_PREFIX, PREFIX, Bench, remove_strays
 from felix.lab.cni.call import Plugin, Stuck
 from felix.lab.cni.shape import VERSIONS, rank
 from felix.lab.cni.verdict import Report, Topic, Verdict
@@ -74,7 +74,7 @@ def run_checks(wish: Wish, tell: Callable[[Verdict], None]) -> Report:
     remove_strays()
     prefix = f"{PREFIX}{os.getpid()}."
     host = wish.host.namespace if wish.host else f"{prefix}host"
-    with tempfile.TemporaryDirectory(prefix="felix-cni-") as directory:
+    with tempfile.TemporaryDirectory(prefix=f"{FILES_PREFIX}{os.getpid()}-") as directory:
         config = read_config(wish, executable, Path(directory))
         path = ":".join(dict.fromkeys([str(executable.parent), *wish.cni_path.split(":"), str(_OWN)]))
         bench = Bench(Plugin(executable, host, wish.timeout_s), config, path, wish.is_ipam, prefix, wish.settle_s)
