@@ -14,7 +14,7 @@ from felix.clock import Clock, sleep_s, wall_s
 from felix.errors import DataError
 from felix.ipam import read
 from felix.ipam.block import Block
-from felix.ipam.draft import Draft, StoredBlock
+from felix.ipam.draft import OPERATIONS_LIMIT, Draft, StoredBlock
 from felix.ipam.faults import Contended, NotReleasable
 from felix.ipam.plan import plan_claim, plan_give
 from felix.ipam.read import Store
@@ -36,6 +36,8 @@ ATTEMPTS = 100
 BACK_OFF = BackOff(first_s=0.001, most_s=0.1)
 ORDINALS_LIMIT = 100
 BLOCKS_LIMIT = 50
+TOGETHER = 20
+"""Requests that waited for each other and are met in one transaction at most."""
 FEW = 7
 """Of so many addresses each possible block is read in one round trip; of more, all blocks."""
 
@@ -55,6 +57,22 @@ class Pace:
     wall: Clock = wall_s
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ask:
+    """A request that waits for its turn."""
+
+    request: Request
+    wanted: Sequence[Net]
+    beside: Beside | None
+    answer: asyncio.Future[list[Net]]
+
+    def fail(self, error: Exception) -> None:
+        """`error` is the answer, unless there is one; nobody need look at it."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+            self.answer.exception()
+
+
 class Allocator:
     """Address management on one store. Everything that an operation changes, it changes in one transaction per block,
     and all that it gives in one: whoever dies at any point leaves nothing half done.
@@ -67,6 +85,7 @@ class Allocator:
         self._store = store
         self._pace = pace or Pace()
         self._lock = asyncio.Lock()  # who shares a process need not lose races against each other
+        self._waiting: list[_Ask] = []
 
     async def auto_assign(self, request: Request) -> list[Net]:
         """The request is met in full, and its addresses are returned as /32 and /128; or nothing was given.
@@ -86,25 +105,19 @@ class Allocator:
         and what `beside` raises.
         """
 
-        async def attempt() -> list[Net] | None:
-            found = await read.read_situation(self._store, request.host, request.handle)
-            near = dict(await read.read_blocks(self._store, found.affinities)) if request.ipv4 or request.ipv6 else {}
-            if wanted:
-                near |= await read.read_blocks_around(self._store, wanted)
-            found.blocks = near
-            made = plan_give(found, request, wanted, self._pace.wall())
-            if made is None:
-                versions = {version for version, count in ((4, request.ipv4), (6, request.ipv6)) if count}
-                versions |= {address.version for address in wanted}
-                found.blocks, found.is_whole = await read.list_blocks(self._store, sorted(versions)), True
-                made = plan_give(found, request, wanted, self._pace.wall())
-                assert made is not None
-            if beside is not None:
-                made.draft.join(await beside(made.addresses))
-            return made.addresses if await self._commit(made.draft) else None
-
-        async with self._lock:
-            return await self._settle(attempt)
+        if not self._lock.locked():
+            async with self._lock:
+                return await self._settle(lambda: self._try_give(request, wanted, beside))
+        ask = _Ask(request, wanted, beside, asyncio.get_running_loop().create_future())
+        self._waiting.append(ask)
+        try:
+            async with self._lock:
+                if not ask.answer.done():
+                    await self._serve(ask)
+            return ask.answer.result()
+        finally:
+            if ask in self._waiting:
+                self._waiting.remove(ask)
 
     async def release(self, releases: Sequence[Release]) -> list[Net]:
         """Nobody holds these addresses; returns those that somebody held. Raises Stale, per block before any change."""
@@ -208,6 +221,82 @@ class Allocator:
 
         return await self._settle(attempt)
 
+    async def _try_give(self, request: Request, wanted: Sequence[Net], beside: Beside | None) -> list[Net] | None:
+        """Returns the addresses of one request; None if others interfered."""
+        found = await read.read_situation(self._store, request.host, request.handle)
+        near = dict(await read.read_blocks(self._store, found.affinities)) if request.ipv4 or request.ipv6 else {}
+        if wanted:
+            near |= await read.read_blocks_around(self._store, wanted)
+        found.blocks = near
+        made = plan_give(found, request, wanted, self._pace.wall())
+        if made is None:
+            versions = {version for version, count in ((4, request.ipv4), (6, request.ipv6)) if count}
+            versions |= {address.version for address in wanted}
+            found.blocks, found.is_whole = await read.list_blocks(self._store, sorted(versions)), True
+            made = plan_give(found, request, wanted, self._pace.wall())
+            assert made is not None
+        if beside is not None:
+            made.draft.join(await beside(made.addresses))
+        return made.addresses if await self._commit(made.draft) else None
+
+    async def _serve(self, first: _Ask) -> None:
+        """`first` has its answer, and so have those that waited with it and could be met in the same transaction.
+
+        What has begun is waited for, also when this is cancelled: it is done for others, too.
+        """
+        asks = _choose_together(first, self._waiting)
+        task = asyncio.create_task(self._answer(first, asks))
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
+
+    async def _answer(self, first: _Ask, asks: list[_Ask]) -> None:
+        try:
+            if len(asks) > 1:
+                await self._settle(lambda: self._try_together(asks))
+            if not first.answer.done():
+                request, wanted, beside = first.request, first.wanted, first.beside
+                first.answer.set_result(await self._settle(lambda: self._try_give(request, wanted, beside)))
+        except Exception as error:  # is for those who asked, each of whom raises it
+            for ask in {id(one): one for one in (first, *asks)}.values():
+                ask.fail(error)
+
+    async def _try_together(self, asks: list[_Ask]) -> bool | None:
+        """Those of `asks` that the host's own blocks can meet are met in one transaction; None if others interfered.
+
+        What takes more leaves `asks` without an answer, what cannot be with one.
+        """
+        found = await read.read_situation(self._store, asks[0].request.host, "")
+        names = [ask.request.handle for ask in asks if ask.request.handle]
+        found.blocks, handles = await asyncio.gather(
+            read.read_blocks(self._store, found.affinities), read.read_handles(self._store, names)
+        )
+        draft = Draft()
+        addresses: dict[int, list[Net]] = {}
+        for ask in list(asks):
+            found.handle = handles.get(ask.request.handle, Handle(""))
+            try:
+                made = plan_give(found, ask.request, (), self._pace.wall())
+                if made is not None and ask.beside is not None:
+                    made.draft.join(await ask.beside(made.addresses))
+            except Exception as error:  # is for who asked
+                ask.fail(error)
+                made = None
+            if made is None or draft.size + made.draft.size > OPERATIONS_LIMIT:
+                asks.remove(ask)
+                continue
+            draft.join(made.draft)
+            found.blocks = made.blocks
+            addresses[id(ask)] = made.addresses
+        if not await self._commit(draft):
+            return None
+        for ask in asks:
+            if not ask.answer.done():
+                ask.answer.set_result(addresses[id(ask)])
+        return True
+
     async def _try_release_handle(self, name: str, nets: Sequence[Net], host: str) -> list[Net] | None:
         """Returns what these blocks of the handle gave back; None if others interfered."""
         handle = (await read.read_handles(self._store, [name]))[name]
@@ -257,6 +346,19 @@ class Allocator:
                 return answer
             await self._pace.sleep(BACK_OFF.delay_s(failures, self._pace.fraction()))
         raise Contended(f"others changed the same addresses {ATTEMPTS} times in a row; try again")
+
+
+def _choose_together(first: _Ask, waiting: Sequence[_Ask]) -> list[_Ask]:
+    """Returns those that may be met together with the first one: of one host, none of them for certain addresses."""
+    if first.wanted:
+        return [first]
+    chosen = {first.request.handle or id(first): first}
+    for ask in waiting:
+        if not ask.wanted and not ask.answer.done() and ask.request.host == first.request.host:
+            chosen.setdefault(ask.request.handle or id(ask), ask)
+        if len(chosen) == TOGETHER:
+            break
+    return list(chosen.values())
 
 
 def _choose_releases(releases: Sequence[Release]) -> Choose:

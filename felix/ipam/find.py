@@ -72,6 +72,7 @@ class Finder:
             raise DataError(
                 f"{len(self._plan.addresses)} addresses are too many for one request; ask for fewer at once"
             )
+        self._plan.blocks = self._blocks
         return self._plan
 
     def create(self, net: Net) -> StoredBlock:

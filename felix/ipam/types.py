@@ -54,7 +54,11 @@ class Situation:
 
 @dataclass(slots=True)
 class Plan:
-    """A transaction, and the addresses that it gives; IPv4 and IPv6 in the order in which they were found."""
+    """A transaction, and the addresses that it gives; IPv4 and IPv6 in the order in which they were found.
+
+    blocks: all that were known, as they are afterwards, for whoever plans on top of this.
+    """
 
     draft: Draft = field(default_factory=Draft)
     addresses: list[Net] = field(default_factory=list)
+    blocks: Mapping[Net, StoredBlock] = field(default_factory=dict)

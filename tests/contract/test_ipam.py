@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import msgspec
 import pytest
@@ -13,13 +13,14 @@ from felix.datastore.etcd import EtcdClient, EtcdSettings
 from felix.datastore.types import Compare, DeleteOp, PutOp, RangeOp, RangePage, Target
 from felix.errors import DataError
 from felix.ipam.apply import Allocator, Pace
+from felix.ipam.draft import Draft
 from felix.ipam.faults import AddressTaken, Exhausted, NoPool, Stale
 from felix.ipam.read import Store
 from felix.ipam.release import Release
 from felix.ipam.types import Request
 from felix.model.codec import decode
 from felix.model.keys import parse_key
-from felix.model.net import parse_address, parse_net
+from felix.model.net import Net, parse_address, parse_net
 from tests.model.fake_store import FakeStore
 from tests.support.etcd import EtcdServer, running_etcd
 from tests.support.ipam import check_laws, config, pool, read_blocks, resource
@@ -384,3 +385,54 @@ async def test_name_that_would_make_another_key_is_refused(stage: Stage, host: s
     await stage.put(pool("p", "10.0.0.0/26"))
     with pytest.raises(DataError, match="slash"):
         await stage.give(host, handle)
+
+
+async def test_requests_that_wait_for_each_other_are_met_together_and_fail_alone(stage: Stage) -> None:
+    await stage.put(pool("p", "10.0.0.0/24"))
+    allocator = stage.allocator()
+    written: dict[str, list[str]] = {}
+
+    async def give(number: int) -> list[Net]:
+        async def beside(addresses: Sequence[Net]) -> Draft:
+            if number % 7 == 3:
+                raise DataError(f"request {number} cannot be")
+            draft = Draft()
+            draft.put(f"/beside/{number}", ",".join(one.address for one in addresses).encode(), 0)
+            return draft
+
+        request = Request("h1", f"net.c{number}", 6 if number == 20 else 1, pools=("nowhere",) if number == 10 else ())
+        wanted = [parse_address("10.0.0.200")] if number == 5 else []
+        return await allocator.give(request, wanted, beside)
+
+    answers = await asyncio.gather(*(give(number) for number in range(80)), return_exceptions=True)
+    for number, answer in enumerate(answers):
+        if number == 10:
+            assert isinstance(answer, NoPool)
+        elif number % 7 == 3:
+            assert str(answer) == f"request {number} cannot be"
+        else:
+            assert isinstance(answer, list)
+            written[f"/beside/{number}"] = [one.address for one in answer]
+    pairs, _ = await stage.store.list_prefix("/beside/")
+    assert {pair.key: pair.value.decode().split(",") for pair in pairs} == written
+    assert "10.0.0.200" in written["/beside/5"]
+    given = [address for addresses in written.values() for address in addresses]
+    assert len(set(given)) == len(given) == len(written) + 6
+    await stage.check()
+
+
+async def test_address_is_taken_back_only_from_who_is_named(stage: Stage) -> None:
+    await stage.put(pool("p", "10.0.0.0/24"))
+    allocator = stage.allocator()
+    mine = await allocator.give(Request("h1", "net.c1", 2))
+    other = await allocator.give(Request("h2", "net.c1", 1))
+    draft = Draft()
+    draft.put("/beside", b"done", 0)
+    asked = [Release(mine[0], "net.c1"), Release(mine[1], "net.c2"), Release(other[0], "")]
+    assert await allocator.take_back(asked, draft) == mine[:1]
+    assert await allocator.release_handle("net.c1", host="h1") == mine[1:]
+    assert await allocator.addresses_of("net.c1") == other
+    assert await allocator.release_handle("net.c1", host="h1") == []
+    await stage.check()
+    assert await allocator.release_handle("net.c1") == other
+    await stage.check()
