@@ -55,11 +55,17 @@ class Bgp(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What `GET /v1/status` answers, as far as people want it. held: the mass deletion that waits for consent."""
+    """What `GET /v1/status` answers, as far as people want it.
+
+    held: the mass deletion that waits for consent. fenced: why this host has to clean up before it takes part again.
+    collector: whether this agent collects leaked addresses.
+    """
 
     host: str = ""
     ready: bool = False
     held: str = ""
+    fenced: str = ""
+    collector: bool = False
     datastore: Datastore = Datastore()
     dataplane: Dataplane = Dataplane()
     endpoints: dict[str, Endpoint] = {}
@@ -110,6 +116,10 @@ def render_status(status: Status) -> Iterator[str]:
     yield f"{'BGP':<10} {status.bgp.fault or _count(list(status.bgp.sessions.values())) or 'no sessions'}"
     if status.held:
         yield f"{'held':<10} {status.held}"
+    if status.fenced:
+        yield f"{'fenced':<10} {status.fenced}; it has to clean up before it takes part again"
+    if status.collector:
+        yield f"{'collector':<10} this agent collects leaked addresses and lost hosts"
     if status.problems:
         yield ""
         yield "PROBLEMS"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
@@ -77,10 +77,6 @@ class GuardedStore:
     async def list_prefix(self, prefix: str) -> tuple[list[KeyValue], int]:
         """See `Source.list_prefix`."""
         return await self._source.list_prefix(prefix)
-
-    def pages(self, start: str, end: str, page_keys: int = BATCH, *, revision: int = 0) -> AsyncIterator[RangePage]:
-        """See `Source.pages`."""
-        return self._source.pages(start, end, page_keys, revision=revision)
 
 
 # --- Leaks ---
@@ -207,19 +203,15 @@ async def put_fence(source: Source, fence: Fence, guards: Sequence[Compare]) -> 
         if stored and old.state is FenceState.CLEANING:
             return old
         store = GuardedStore(source, [*guards, is_absent(status)])
-        result = await _try(store, [old.stands() if stored else is_absent(fence.key)], fence)
-        if result is not None:
+        unchanged = old.stands() if stored else is_absent(fence.key)
+        result = await store.txn([unchanged], [PutOp(fence.key, render_fence(fence))])
+        if result.succeeded:
             return replace(fence, created=old.created or result.revision)
 
 
 def make_fence(host: str, by: str, endpoints: Mapping[str, StoredEndpoint]) -> Fence:
     """Returns a fence of now, to be put up, for a host with these endpoints."""
     return Fence(host, format_time(wall_s()), by, endpoints=tuple(one.name for one in endpoints.values()))
-
-
-async def _try(store: GuardedStore, compares: Sequence[Compare], fence: Fence) -> TxnResult | None:
-    result = await store.txn(compares, [PutOp(fence.key, render_fence(fence))])
-    return result if result.succeeded else None
 
 
 async def reclaim_host(
@@ -246,12 +238,8 @@ async def clean_own(source: Source, fence: Fence) -> Reclaimed:
 
 async def lift_fence(source: Source, fence: Fence, guards: Sequence[Compare]) -> bool:
     """A host that lives, and does not know of fences, is not kept out any more; returns whether it was."""
-    store = GuardedStore(source, guards)
-    lease = Compare(StatusKeys(fence.host).agent, Target.VERSION, 0)
-    looked = await store.txn([lease], [RangeOp(fence.key)], [RangeOp(lease.key)])
-    if looked.succeeded:
-        return False
-    return await _commit(store, [fence.stands()], [DeleteOp(fence.key)])
+    is_silent = (await source.txn([is_absent(StatusKeys(fence.host).agent)], [])).succeeded
+    return not is_silent and await _commit(GuardedStore(source, guards), [fence.stands()], [DeleteOp(fence.key)])
 
 
 async def _clean(store: GuardedStore, fence: Fence, endpoints: Mapping[str, StoredEndpoint]) -> Reclaimed:

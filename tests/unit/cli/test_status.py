@@ -67,6 +67,14 @@ def test_status_of_an_agent_that_is_not_well_names_what_is_wrong_first() -> None
     assert lines[11] == "WorkloadEndpoint(default/b)  error   bad"
 
 
+def test_status_tells_that_the_host_was_given_up_and_that_its_agent_collects() -> None:
+    lines = list(render_status(Status(host="h1", fenced="h1 was given up as lost", collector=True)))
+    assert lines[5:] == [
+        "fenced     h1 was given up as lost; it has to clean up before it takes part again",
+        "collector  this agent collects leaked addresses and lost hosts",
+    ]
+
+
 def test_status_of_an_empty_host_says_that_there_is_nothing() -> None:
     lines = list(render_status(Status(host="h1", ready=True)))
     assert lines[3:] == ["endpoints  none on this host", "BGP        no sessions"]
