@@ -175,6 +175,17 @@ def test_addresses_of_felix_ipam_are_marked_as_such(host: CniHost, agent: FakeAg
     assert attributes["felix.container"] == one.container
 
 
+def test_addresses_under_a_handle_that_names_share_stay_with_their_container(host: CniHost, agent: FakeAgent) -> None:
+    """Container x.y of network n and container y of network n.x have one handle."""
+    one, other = host.container("x.y"), host.container("y")
+    kept = one.conf(type="bridge", name="n")
+    one.add(kept, plugin="felix-ipam")
+    foreign = other.conf(type="bridge", name="n.x")
+    assert other.call("ADD", foreign, plugin="felix-ipam").code == 101
+    other.succeed("DEL", foreign, plugin="felix-ipam")
+    one.succeed("CHECK", kept, plugin="felix-ipam")
+
+
 def test_result_that_cannot_be_said_is_undone(host: CniHost, agent: FakeAgent) -> None:
     one = host.container()
     conf = one.conf("0.2.0")

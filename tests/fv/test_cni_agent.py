@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from felix.lab.names import POOL_V4
 from felix.model.net import Net
 from tests.support.cni import FOREIGN, CniHost, Runtime, write_launchers
 from tests.support.cni_contract import CniContract
-from tests.support.fv import Fleet
+from tests.support.fv import ENVIRONMENT, Fleet
 
 pytestmark = pytest.mark.fv
 
@@ -87,6 +88,30 @@ def test_check_sees_what_is_wrong_inside(host: CniHost, one: Runtime, harm: str)
     host.execute(one, *harm.split())
     answer = one.call("CHECK", conf | {"prevResult": result})
     assert answer.code == 103, answer.describe()
+
+
+def test_check_sees_that_policy_is_not_in_force(host: CniHost, one: Runtime) -> None:
+    conf = one.conf()
+    result = one.add(conf)
+    host.execute_on_host("ip", "link", "set", result["interfaces"][0]["name"], "down")
+    answer = one.call("CHECK", conf | {"prevResult": result})
+    assert answer.code == 103, answer.describe()
+
+
+def test_add_waits_for_an_agent_that_restarts(fleet: Fleet, host: CniHost, one: Runtime) -> None:
+    fleet.h1.stop_agent()
+    conf = one.conf(agent_timeout=20)
+    try:
+        assert one.call("ADD", one.conf(agent_timeout=0.2)).code == 11
+        assert one.call("STATUS", conf).code == 50
+        with ThreadPoolExecutor(1) as pool:
+            adding = pool.submit(one.add, conf)
+            fleet.h1.start_agent(environment=ENVIRONMENT)
+            result = adding.result()
+        one.succeed("CHECK", conf | {"prevResult": result})
+    finally:
+        fleet.h1.start_agent(environment=ENVIRONMENT)
+        fleet.h1.wait_agent_ready()
 
 
 def test_check_sees_an_address_that_the_container_should_have_and_has_not(host: CniHost, one: Runtime) -> None:

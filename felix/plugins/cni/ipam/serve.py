@@ -41,27 +41,20 @@ def add(call: Call, conf: Conf) -> str:
         raise CniError(CONFLICT, text, "call DEL before ADD")
     for gateway in gateways:
         _reserve(agent, conf, gateway)
-    attributes = {
-        "felix.use": "ipam-only",
-        "felix.network": conf.name,
-        "felix.container": call.container,
-        "felix.interface": call.interface,
-    }
     try:
-        addresses = _allocate(agent, handle, {**choice, "attributes": attributes})
+        addresses = _allocate(agent, call, conf, choice)
         ips = [place_address(address, gateways) for address in addresses]
         result = Result([], ips, plan_routes(conf.ipam, gateways, ips), {})
         return json.dumps(render_result(result, conf.version), indent=4) + "\n"
     except BaseException:
         with contextlib.suppress(CniError):
-            Agent(conf.socket, _UNDO_S).act("/v1/ipam/release", {"handle": handle})
+            Agent(conf.socket, _UNDO_S).act("/v1/ipam/release", _release_body(call, conf))
         raise
 
 
 def delete(call: Call, conf: Conf) -> str:
     """The container has no address, whether or not it had one."""
-    handle = handle_of(conf.name, call.container, call.interface)
-    Agent(conf.socket, conf.timeout_s).act("/v1/ipam/release", {"handle": handle})
+    Agent(conf.socket, conf.timeout_s).act("/v1/ipam/release", _release_body(call, conf))
     return ""
 
 
@@ -112,13 +105,26 @@ def _find(agent: Agent, handle: str) -> list[str]:
     return _addresses(agent.act("/v1/ipam/find", {"handle": handle}))
 
 
-def _allocate(agent: Agent, handle: str, body: dict[str, object]) -> list[str]:
-    """Returns the addresses that the handle has now. Asked twice it would have more: the unclear is undone first."""
+def _allocate(agent: Agent, call: Call, conf: Conf, choice: dict[str, object]) -> list[str]:
+    """Returns the addresses that the container has now. Asked twice it would have more: the unclear is undone first."""
+    body = _release_body(call, conf)
+    whose = {**_whose(conf, call.container), "felix.use": "ipam-only", "felix.interface": call.interface}
     while True:
         try:
-            return _addresses(agent.act("/v1/ipam/allocate", {**body, "handle": handle}, is_repeatable=False))
+            asked = {**choice, "handle": body["handle"], "attributes": whose}
+            return _addresses(agent.act("/v1/ipam/allocate", asked, is_repeatable=False))
         except Unclear:
-            agent.act("/v1/ipam/release", {"handle": handle})
+            agent.act("/v1/ipam/release", body)
+
+
+def _release_body(call: Call, conf: Conf) -> dict[str, object]:
+    """What gives back all of a container: names with dots may share a handle, so attributes tell whose it is."""
+    handle = handle_of(conf.name, call.container, call.interface)
+    return {"handle": handle, "attributes": _whose(conf, call.container)}
+
+
+def _whose(conf: Conf, container: str) -> dict[str, str]:
+    return {"felix.network": conf.name, "felix.container": container}
 
 
 def _reserve(agent: Agent, conf: Conf, gateway: Gateway) -> None:
@@ -127,7 +133,7 @@ def _reserve(agent: Agent, conf: Conf, gateway: Gateway) -> None:
     if gateway.address in map(plain_address, _find(agent, handle)):
         return
     body: dict[str, object] = {"handle": handle, "addresses": [gateway.address]}
-    body["attributes"] = {"felix.use": "ipam-only", "felix.network": conf.name, "felix.container": GATEWAY}
+    body["attributes"] = {**_whose(conf, GATEWAY), "felix.use": "ipam-only"}
     try:
         agent.act("/v1/ipam/allocate", body)
     except CniError as error:
