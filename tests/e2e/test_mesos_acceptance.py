@@ -42,17 +42,16 @@ def ping(*addresses: str, wait_s: int = 5) -> str:
 
 
 class Stage:
-    """The lab with simulated Mesos agents on it, and what the tasks of one test were seen to do."""
+    """The lab with simulated Mesos agents on it, and what the tasks of one test were seen to do.
+
+    settings: the agents call felix-mesos. watched: they call `plug_in`, which notes it and calls felix-mesos.
+    """
 
     def __init__(self, lab: Lab, plug_in: PlugIn) -> None:
         self.lab = lab
         self.plug_in = plug_in
-        self.settings = Settings(
-            door=NET_MODULES,
-            ipam=plug_in.command,
-            virtualizer=plug_in.command,
-            limits=Limits(registration_s=5.0, grace_s=1.0),
-        )
+        self.settings = Settings(door=NET_MODULES, limits=Limits(registration_s=5.0, grace_s=1.0))
+        self.watched = replace(self.settings, ipam=plug_in.command, virtualizer=plug_in.command)
         self.updates: dict[str, list[TaskStatus]] = {}
         self._before = {host.name: remains(lab, host) for host in lab.hosts}
 
@@ -75,7 +74,7 @@ class Stage:
     def assert_clean(self) -> None:
         """Neither kernel nor datastore has anything of a task."""
         for host in self.lab.hosts:
-            wait_until(partial(self._is_clean, host), 5.0, f"{host.name} to be clean: {remains(self.lab, host)}", 0.05)
+            wait_until(partial(self._is_clean, host), 5.0, f"{host.name} to be as it was", 0.05)
         keys = [*self.lab.store.list_prefix("/calico/resources/v3/projectcalico.org/workloadendpoints/")]
         keys += self.lab.store.list_prefix("/calico/ipam/v2/handle/")
         assert keys == []
@@ -171,7 +170,7 @@ async def test_ping_passes_exactly_where_a_group_is_shared(
 
 @pytest.mark.parametrize("is_custom", [pytest.param(True, id="5"), pytest.param(False, id="6-default-executor")])
 async def test_tasks_that_opted_out_talk_over_host_ports_and_no_plug_in_runs(stage: Stage, is_custom: bool) -> None:
-    async with stage.cluster() as mesos:
+    async with stage.cluster(stage.watched) as mesos:
         server = make_task(SERVE.format(port=9400), groups=None, ports=[9400], is_custom=is_custom)
         listener = await start(mesos, "h1", server)
         address = listener.statuses[0].addresses[0]
@@ -278,11 +277,11 @@ async def test_task_with_ipv6_alone_registers_and_answers(stage: Stage) -> None:
 
 
 async def test_simulated_agents_when_restarted_keep_tasks_and_clean_up_later(stage: Stage) -> None:
-    async with stage.cluster(is_last=False) as mesos:
+    async with stage.cluster(stage.watched, is_last=False) as mesos:
         target = await start(mesos, "h1", make_task(SLEEP, groups=["a"]))
     stage.plug_in.forget()
 
-    async with stage.cluster() as mesos:
+    async with stage.cluster(stage.watched) as mesos:
         found = mesos.agent("h1").find_task(target.task.task_id)
         assert found is not None
         assert found.state == "TASK_RUNNING"
@@ -301,7 +300,7 @@ async def test_simulated_agents_when_restarted_keep_tasks_and_clean_up_later(sta
 async def test_real_plug_in_when_it_fails_leaves_nothing_and_hurts_nobody(
     stage: Stage, verb: str, when: str, act: str
 ) -> None:
-    settings = replace(stage.settings, deadline_s=2.0) if act == "hang" else stage.settings
+    settings = replace(stage.watched, deadline_s=2.0) if act == "hang" else stage.watched
     async with stage.cluster(settings) as mesos:
         neighbour = await start(mesos, "h1", make_task(SLEEP, groups=["a"]))
         stage.plug_in.fail(verb, act, when)

@@ -15,6 +15,7 @@ from felix.lab.lab import Lab
 from felix.lab.marathon import load_applications
 from felix.lab.mesos.agent import Limits
 from felix.lab.mesos.cluster import MesosCluster, Settings
+from felix.lab.mesos.containers import find_marked
 from felix.lab.mesos.faults import AgentCrash, Faults
 from felix.lab.mesos.types import NET_MODULES, Container, Phase, TaskInfo, TaskStatus
 from felix.lab.place import wait_until
@@ -345,3 +346,17 @@ async def test_application_that_requires_a_port_waits_until_it_is_free(scene: Sc
         await mesos.kill("/before")
 
     scene.assert_clean()
+
+
+async def test_lab_that_goes_down_takes_its_tasks_along(
+    tmp_path_factory: pytest.TempPathFactory, plug_in: PlugIn
+) -> None:
+    settings = Settings(door=NET_MODULES, ipam=plug_in.command, virtualizer=plug_in.command)
+    with Lab(f"mesosdown{os.getpid()}", tmp_path_factory.mktemp("l")) as lab:
+        lab.up(hosts=1, agents=False, bird=False)
+        async with MesosCluster(lab, settings) as mesos:
+            tasks = [make_task("setsid sleep 1000 & wait", groups=groups) for groups in (None, ["a"])]
+            started = await asyncio.gather(*(mesos.launch("h1", task) for task in tasks))
+        assert [container.state for container in started] == ["TASK_RUNNING", "TASK_RUNNING"]
+        lab.down()
+        wait_until(lambda: not list(find_marked(lab.directory)), 5.0, "the tasks to be gone")
