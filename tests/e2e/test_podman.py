@@ -20,7 +20,6 @@ from tests.support.e2e import wait_revision
 
 pytestmark = [pytest.mark.fv, pytest.mark.timeout(180)]
 
-_PORTMAP: dict[str, Json] = {"type": "portmap", "capabilities": {"portMappings": True}}
 _DENY_ALL = documents.resource("GlobalNetworkPolicy", "nobody", {"selector": "all()", "types": ["Ingress", "Egress"]})
 
 
@@ -43,7 +42,7 @@ def directory() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def clients(lab: Lab, directory: Path) -> list[Podman]:
     """podman on each host, warm: the first container of a host gets it a block of addresses."""
-    clients = [Podman(host, directory, network_list(host, _PORTMAP)) for host in lab.hosts]
+    clients = [Podman(host, directory, network_list(host)) for host in lab.hosts]
     for client in clients:
         client.start("warm")
         client.remove("warm")

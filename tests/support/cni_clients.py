@@ -11,15 +11,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from felix.lab import namespace
 from felix.lab.host import Host
 from felix.lab.place import Place, wait_until
-from felix.lab.store import Json
 
 REFERENCE = Path("/usr/lib/cni")
+_EXAMPLE = Path(__file__).parents[2] / "deploy" / "cni" / "10-felix.conflist"
 OWN = Path(sys.executable).parent
 _ROOT = Path("/tmp")
 _PREFIX = "felix-clients-"
@@ -81,15 +82,16 @@ def clients_directory() -> Iterator[Path]:
         _clear(directory)
 
 
-def network_list(host: Host, *behind: Mapping[str, Json], version: str = "1.0.0") -> str:
-    """Returns a list of plug-ins for this host's agent, with others chained behind."""
-    own: dict[str, Json] = {
-        "type": "felix-cni",
-        "agent_socket": str(host.rundir / "felix.sock"),
-        "agent_timeout": 3,
-        "ipam": {"type": "felix-ipam", "assign_ipv4": True, "assign_ipv6": True},
-    }
-    return json.dumps({"cniVersion": version, "name": NETWORK, "plugins": [own, *behind]})
+def network_list(host: Host) -> str:
+    """Returns the list of plug-ins that is shipped as an example, for this host's agent and with both families."""
+    document: dict[str, Any] = json.loads(_EXAMPLE.read_text())
+    document["name"] = NETWORK
+    own = document["plugins"][0]
+    own["agent_socket"] = str(host.rundir / "felix.sock")
+    own["policy_setup_timeout_seconds"] = 3
+    own["log_file_path"] = str(host.directory / "cni.log")
+    own["ipam"]["assign_ipv6"] = True
+    return json.dumps(document)
 
 
 class Running(Place):
@@ -169,8 +171,8 @@ class Containerd:
         for name in ("net.d", "bin"):
             (self._directory / name).mkdir(parents=True)
         (self._directory / "net.d" / "10-felix.conflist").write_text(network)
-        (self._directory / "bin" / "loopback").symlink_to(REFERENCE / "loopback")
-        (self._directory / "bin" / "felix-cni").symlink_to(OWN / "felix-cni")
+        for plugin in (OWN / "felix-cni", *(REFERENCE / name for name in ("loopback", "portmap", "bandwidth"))):
+            (self._directory / "bin" / plugin.name).symlink_to(plugin)
         (self._directory / "config.toml").write_text(_CONTAINERD_CONF.format(directory=self._directory))
         self._tasks: dict[str, subprocess.Popen[str]] = {}
         self._process = subprocess.Popen(
