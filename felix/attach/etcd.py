@@ -54,7 +54,8 @@ class Known:
 class EndpointStore:
     """What one host's attachments are in etcd.
 
-    host_nets: what containers may talk with that may talk with their host only, besides the host itself. Methods raise
+    host_nets: what containers may talk with that may talk with their host only, besides the host itself.
+    own_addresses: the host's, if its Node names none. Methods raise
     what the store and the allocator raise; after EtcdUnavailable nobody knows what became of a write.
     """
 
@@ -63,6 +64,7 @@ class EndpointStore:
         self._store = store
         self._node = node
         self.host_nets = tuple(host_nets)
+        self.own_addresses: tuple[Net, ...] = ()
         self._now = now
         self._fence = format_fence_key(node)
 
@@ -84,7 +86,7 @@ class EndpointStore:
         absent = [one for one, page in zip(profiles, pages[2:], strict=True) if not page]
         if absent:
             record = decode(node_key, pages[1][0].value).record if pages[1] else None
-            nets = dict.fromkeys((*_addresses_of(record), *self.host_nets))
+            nets = dict.fromkeys((*(_addresses_of(record) or self.own_addresses), *self.host_nets))
             made = make_profiles(request, self._node, tuple(nets), self._now())
             known.missing = {one: made[one] for one in absent}
         return known

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from felix.attach.ask import AttachRoutes
 from felix.attach.check import Place
@@ -15,7 +18,7 @@ from felix.attach.serve import AttachService, Kernel
 from felix.attach.watch import EnforcementWatch, Gate, Look
 from felix.config.table import Settings
 from felix.ipam.read import Store
-from felix.model.net import parse_net
+from felix.model.net import Net, parse_address, parse_net
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,5 +60,20 @@ class AttachParts:
     def configure(self, settings: Settings, *, has_ipv6: bool) -> None:
         """The settings are in force."""
         self.service.place = Place(settings.felix_hostname, min(settings.interface_prefixes, key=len), has_ipv6)
+        self.endpoints.own_addresses = find_own_addresses(settings.etcd_urls)
         self.endpoints.host_nets = tuple(parse_net(text) for text in settings.host_profile_nets)
         self.cleaner.grace_s = settings.attachment_grace_s
+
+
+def find_own_addresses(urls: Sequence[str]) -> tuple[Net, ...]:
+    """Returns the addresses of this host from which it reaches these places; names are not asked for."""
+    found: dict[Net, None] = {}
+    for url in urls:
+        parts = urlsplit(url)
+        with contextlib.suppress(ValueError, OSError):
+            target = parse_address(parts.hostname or "")
+            family = socket.AF_INET if target.version == 4 else socket.AF_INET6
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:  # which sends nothing
+                probe.connect((target.address, parts.port or 1))
+                found[parse_address(probe.getsockname()[0])] = None
+    return tuple(found)

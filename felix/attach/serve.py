@@ -19,7 +19,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from felix.attach import apply, read
@@ -158,7 +158,7 @@ class AttachService:
         """Returns what differs from what was attached. Raises Refusal when nothing is."""
         wanted = check_attach(request, self.place, least=0)
         try:
-            async with asyncio.timeout(bound_deadline(request.deadline_s)):
+            async with asyncio.timeout(bound_deadline(request.deadline_s)), self._lane(wanted.who):
                 await self.gate.wait_open()
                 return await self._compare(wanted)
         except TimeoutError:
@@ -260,7 +260,9 @@ class AttachService:
                 if known.is_foreign:
                     raise Refusal(Code.CONFLICT, f"endpoint {name_of(key)} is there, and was not made by this agent")
                 made.is_undoable = True
-                return await self._whole(self.endpoints.write(wanted, known, namespace.inode))
+                seen = self._enforcement.seen_revision(key)
+                written = await self._whole(self.endpoints.write(wanted, known, namespace.inode))
+                return replace(written, revision=seen + 1)
             except Present:
                 continue
             except EtcdUnavailable as error:

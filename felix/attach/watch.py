@@ -43,6 +43,11 @@ class EnforcementWatch:
         finally:
             del self._events[one.key]
 
+    def seen_revision(self, key: ResourceKey) -> int:
+        """Returns at which revision of the datastore the endpoint stood when the agent last looked; 0: it did not."""
+        endpoint, _ = self._look(key)
+        return endpoint.revision if endpoint is not None else 0
+
     def explain(self, one: Attachment) -> str:
         """Returns why an endpoint is not enforced yet."""
         endpoint, report = self._look(one.key)
@@ -52,12 +57,14 @@ class EnforcementWatch:
 
 
 def is_enforced(one: Attachment, endpoint: LocalEndpoint | None, report: EndpointReport | None) -> bool:
-    """Whether the endpoint is up with exactly what it should have.
+    """Whether the endpoint is up with exactly what it should have, in the form that it has now or a later one.
 
     Raises Refusal when an address of it is another endpoint's: then it never will be.
     """
     if endpoint is None or report is None or endpoint.interface != one.host_interface:
         return False
+    if endpoint.revision < one.revision:
+        return False  # an earlier life of the container, which may have had the same address
     missing = set(one.addresses) - set(endpoint.addresses)
     if missing and set(endpoint.addresses) < set(one.addresses):
         texts = ", ".join(sorted(net.address for net in missing))

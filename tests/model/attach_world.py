@@ -129,7 +129,7 @@ class AttachWorld:
         self.index = AttachmentIndex(NODE)
         ports = AttachPorts(
             lambda: self.obstacle,
-            self._look,
+            self.look,
             lambda name: name in self.kernel.spec_by_end,
             on_refusal=self.codes.append,
         )
@@ -217,7 +217,7 @@ class AttachWorld:
         assert not [path for path in self.values if path.startswith(HANDLES)]
         assert len(self.service.debts) == 0
 
-    def _look(self, key: ResourceKey) -> tuple[LocalEndpoint | None, EndpointReport | None]:
+    def look(self, key: ResourceKey) -> tuple[LocalEndpoint | None, EndpointReport | None]:
         one = self.index.get(key)
         if one is None or not self.is_enforcing:
             return None, None

@@ -490,3 +490,19 @@ async def test_close_waits_for_nothing_and_answers_those_who_wait(world: AttachW
     world.check_whole()  # it is for the next agent to complete
     with pytest.raises(Refusal, match="the agent is ending"):
         await world.attach()
+
+
+async def test_earlier_life_with_the_same_address_does_not_count_as_enforced(world: AttachWorld) -> None:
+    world.store.put(*pool("p4", "10.0.0.0/32", blockSize=32))
+    await world.attach()
+    (former,) = world.index
+    stale = world.look(former.key)
+    world.parts.enforcement._look = lambda _: stale  # the agent is slow to see that the endpoint goes and comes
+    waiting = asyncio.create_task(world.attach(netns="/run/netns/b"))
+    await until(lambda: world.kernel.made == 2)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    world.parts.enforcement._look = world.look
+    world.tell_agent()
+    await waiting
+    world.check_whole()

@@ -16,7 +16,7 @@ from felix.errors import EnvironmentFault
 from felix.obs import serve
 from felix.obs.health import Health
 from felix.obs.metrics import Metrics
-from felix.obs.serve import keep_pulse, serve_health, serve_local_api, serve_metrics
+from felix.obs.serve import Reply, keep_pulse, serve_health, serve_local_api, serve_metrics
 from felix.plugins.ask import NoAgent, Refused, ask
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -126,3 +126,28 @@ async def test_keep_pulse_beats_until_cancelled() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_local_api_takes_bodies_and_answers_every_refusal_in_json(tmp_path: Path) -> None:
+    bodies: list[bytes] = []
+
+    async def act(body: bytes) -> object:
+        bodies.append(body)
+        return Reply({"error": "taken", "code": "conflict"}, 409) if b"two" in body else {"done": True}
+
+    door = await serve_local_api(tmp_path / "felix.sock", {}, {"/v1/act": act})
+    path = str(tmp_path / "felix.sock")
+    try:
+        assert await asyncio.to_thread(ask, path, "POST", "/v1/act", {"one": 1}) == {"done": True}
+        for method, route, body, status, code in (
+            ("POST", "/v1/act", {"two": 2}, 409, "conflict"),
+            ("GET", "/v1/act", None, 405, "invalid"),
+            ("POST", "/v1/other", {}, 404, "not-found"),
+            ("POST", "/v1/act", {"long": "x" * (1 << 20)}, 413, "invalid"),
+        ):
+            with pytest.raises(Refused) as refused:
+                await asyncio.to_thread(ask, path, method, route, body)
+            assert (refused.value.status, refused.value.code) == (status, code)
+    finally:
+        await door.close()
+    assert bodies == [b'{"one": 1}', b'{"two": 2}']
