@@ -22,6 +22,7 @@ HELP_BY_COMMAND = {
     "validate": "check manifests without writing anything",
     "ipam": "addresses: who has which, leaks, configuration",
     "lab": "virtual hosts in network namespaces, to try policies",
+    "star": "the Star demonstration: who reaches whom, on a page",
     "version": "show which version this is",
 }
 _EXAMPLES = """\
