@@ -128,9 +128,12 @@ async def _release_batch(store: GuardedStore, name: str, revision: int, leaks: S
         if handle.revision != revision:
             raise Stale(f"handle {name} has been used meanwhile")
         draft = Draft()
-        for net, stored in (await read_blocks(store, {leak.block for leak in leaks})).items():
-            if stored.block is None:
-                raise Stale(f"block {net} cannot be read: {stored.problem}")
+        nets = {leak.block for leak in leaks}
+        blocks = await read_blocks(store, nets)
+        for net in nets:
+            stored = blocks.get(net)
+            if stored is None or stored.block is None:
+                raise Stale(f"block {net} is gone, or cannot be read any more")
             mine = [Release(leak.address, name, leak.sequence) for leak in leaks if leak.block == net]
             ordinals = find_ordinals(stored.block, mine)
             part = plan_release(stored, ordinals, {})

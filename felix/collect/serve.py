@@ -15,11 +15,11 @@ from felix.collect.apply import GuardBroken, collect_findings, lift_fence, make_
 from felix.collect.lease import Deposed, Election, Office
 from felix.collect.plan import Tracker
 from felix.collect.read import read_world
-from felix.collect.types import KINDS, Due, Graces, HostState, Reach, World
+from felix.collect.types import KINDS, Due, Finding, Graces, HostState, LostHost, Reach, World
 from felix.datastore.etcd import EtcdClient
 from felix.datastore.fence import Fence
 from felix.datastore.outage import Outage
-from felix.errors import FelixError
+from felix.errors import FelixError, PeerError
 from felix.obs.metrics import Metrics
 from felix.reconcile.retry import BackOff
 
@@ -76,8 +76,7 @@ class Collector:
             except Deposed as error:
                 log.info("%s; another agent may collect", error)
             except FelixError as error:
-                if self._outage.note_failed(error, monotonic_s()):
-                    log.warning("leaked addresses cannot be collected: %s", error)
+                self._note_failed(error)
                 await asyncio.sleep(self._backoff.delay_s(self._outage.count, random.random()))
             finally:
                 self._resign()
@@ -87,16 +86,28 @@ class Collector:
         log.info("this agent collects leaked addresses from now on")
         self.is_leader = True
         self._metrics.collector_leader.set(1)
-        self._tracker.restart()
+        self._tracker = Tracker(self._name)  # a thread of an office that was lost may still be at the old one
         while (graces := self._surroundings.find_graces()).shortest_s:
+            wait_s = graces.shortest_s / 2
             doubt = self._surroundings.find_doubt()
             if doubt:
                 self._tracker.restart()
                 self._say([f"nothing is collected: {doubt}"])
             else:
-                await self._look(office, graces)
+                wait_s = min(wait_s, await self._look_safely(office, graces))
+            await asyncio.sleep(wait_s)
+
+    async def _look_safely(self, office: Office, graces: Graces) -> float:
+        """Returns after how long to look again at the latest; sooner than usual when etcd failed."""
+        try:
+            await self._look(office, graces)
             self._outage.note_well()
-            await asyncio.sleep(graces.shortest_s / 2)
+            return graces.shortest_s
+        except Deposed:
+            raise
+        except PeerError as error:
+            self._note_failed(error)
+            return self._backoff.delay_s(self._outage.count, random.random())
 
     async def _look(self, office: Office, graces: Graces) -> None:
         reach = await self._surroundings.find_reach()
@@ -108,37 +119,51 @@ class Collector:
         await self._collect(due, world, office)
 
     async def _collect(self, due: Due, world: World, office: Office) -> None:
-        guards = [office.stands()]
+        """Everything that is due is done, as far as it still is."""
+        acts = [
+            self._put_right(due.findings, office),
+            *(self._lift(fence, office) for fence in due.lift),
+            *(self._reclaim(fence, world, office) for fence in due.resume),
+            *(self._give_up(host, world, office) for host in due.lost),
+        ]
         try:
-            self._count(await collect_findings(self._client, due.findings, guards))
-            for fence in due.lift:
-                if await lift_fence(self._client, fence, guards):
-                    log.warning("%s; it lives and is no agent of Felix, so nothing keeps it out any more", fence)
-            for fence in due.resume:
-                await self._reclaim(fence, world, office)
-            for host in due.lost:
-                log.error("host %s has given no sign of life for %.0f s: it is given up", host.name, host.silent_s)
-                mine = world.endpoints_of(host.name)
-                fenced = await put_fence(self._client, make_fence(host.name, self._name, mine), guards)
-                if fenced is not None:
-                    await self._reclaim(fenced, world, office)
-        except GuardBroken as error:
-            # of a host: it is back, the next look tells. Of the office: the next write would say so again.
-            if not await self._still_presides(office):
-                raise Deposed("another agent has become the collector") from error
-            log.info("not everything was collected: %s", error)
+            for act in acts:
+                try:
+                    await act
+                except GuardBroken as error:
+                    # of a host: it is back, the next look tells. Of the office: then this is not the collector.
+                    if not (await self._client.txn([office.stands()], [])).succeeded:
+                        raise Deposed("another agent has become the collector") from error
+                    log.info("not everything was collected: %s", error)
+        finally:
+            for act in acts:
+                act.close()
+
+    async def _put_right(self, findings: Sequence[Finding], office: Office) -> None:
+        self._count(await collect_findings(self._client, findings, [office.stands()]))
+
+    async def _lift(self, fence: Fence, office: Office) -> None:
+        if await lift_fence(self._client, fence, [office.stands()]):
+            log.warning("%s; it lives and is no agent of Felix, so nothing keeps it out any more", fence)
+
+    async def _give_up(self, host: LostHost, world: World, office: Office) -> None:
+        log.error("host %s has given no sign of life for %.0f s: it is given up", host.name, host.silent_s)
+        wanted = make_fence(host.name, self._name, world.endpoints_of(host.name))
+        fence = await put_fence(self._client, wanted, [office.stands()])
+        if fence is not None:
+            await self._reclaim(fence, world, office)
 
     async def _reclaim(self, fence: Fence, world: World, office: Office) -> None:
         gone = await reclaim_host(self._client, fence, world.endpoints_of(fence.host), [office.stands()])
         log.warning("%s: %s", fence, gone)
         self._count({"endpoint": len(gone.endpoints), "host_address": len(gone.addresses)})
 
-    async def _still_presides(self, office: Office) -> bool:
-        return (await self._client.txn([office.stands()], [])).succeeded
+    def _note_failed(self, error: FelixError) -> None:
+        if self._outage.note_failed(error, monotonic_s()):
+            log.warning("leaked addresses cannot be collected: %s", error)
 
     def _resign(self) -> None:
         self.is_leader = False
-        self._tracker.restart()
         self._metrics.collector_leader.set(0)
         self._show(Due())
 
