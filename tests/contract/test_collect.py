@@ -374,7 +374,7 @@ async def test_given_address_that_an_attach_takes_up_is_not_taken_by_a_collector
     request = AttachRequest(network="net", container="c1", netns="/run/netns/c1", given=(address.address,))
     wanted = check_attach(request, Place("h1", "cali", True))
     store = EndpointStore(client, "h1")
-    await store.write(wanted, await store.look(wanted), 5)
+    await store.write(wanted, await store.look(wanted), 5, set())
     assert not await collect_findings(client, due.findings, [])
     assert await Allocator(client).addresses_of("uid-1") == [address]
     assert look_twice(await read_world(client)).findings == ()
@@ -399,7 +399,7 @@ async def test_given_address_that_was_collected_is_refused_to_an_attach(client: 
     monkey = pytest.MonkeyPatch()
     monkey.setattr(client, "txn", overtaken)
     with pytest.raises(Refusal, match="given back meanwhile"):
-        await store.write(wanted, known, 5)
+        await store.write(wanted, known, 5, set())
 
 
 async def test_address_that_was_given_anew_or_is_being_attached_meanwhile_is_not_taken(client: EtcdClient) -> None:

@@ -21,7 +21,7 @@ class ScriptedClient(EtcdClient):
     def __init__(self, faults: list[BaseException]) -> None:
         self._faults = faults
 
-    async def pages(self, start: str, end: str, page_keys: int = 0) -> AsyncIterator[RangePage]:
+    async def pages(self, start: str, end: str, page_keys: int = 0, *, revision: int = 0) -> AsyncIterator[RangePage]:
         yield RangePage((), 10, more=False, cluster_id=1)
 
     @asynccontextmanager
