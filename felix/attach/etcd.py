@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from felix.attach.check import Wanted
@@ -91,9 +91,10 @@ class EndpointStore:
             known.missing = {one: made[one] for one in absent}
         return known
 
-    async def write(self, wanted: Wanted, known: Known, netns: int) -> Attachment:
+    async def write(self, wanted: Wanted, known: Known, netns: int, tried: set[Net]) -> Attachment:
         """The container has its addresses, its endpoint and its profiles, all in one transaction; returns the endpoint.
 
+        tried: gets the addresses with which that was tried, for whoever has to make sure that it will not happen.
         Raises Present when there is an endpoint meanwhile; Refusal when a given address is another endpoint's.
         """
         request = wanted.request
@@ -120,6 +121,7 @@ class EndpointStore:
                 known = await self.look(wanted)
             if known.endpoint is not None or known.is_foreign:
                 raise Present
+            tried.update(chosen)
             draft = await self._plan_taking_up(wanted, given, has_more=bool(chosen))
             draft.guard(self._fence, 0)
             for key, document in known.missing.items():
@@ -145,8 +147,13 @@ class EndpointStore:
         releases = one.releases if with_given else one.own_releases
         return await self.allocator.take_back(releases if release else [], draft)
 
-    async def erase_key(self, key: ResourceKey) -> list[Net]:
-        """Whatever an attempt to attach may have written is gone; harmless when it wrote nothing."""
+    async def erase_key(self, key: ResourceKey, unsure: Collection[Net] = ()) -> list[Net]:
+        """Whatever an attempt to attach may have written is gone; harmless when it wrote nothing.
+
+        unsure: addresses with which it may still be on its way; it will not arrive any more.
+        """
+        if unsure:
+            await self.allocator.touch(list(unsure))
         (page,) = await read_ranges(self._store, [RangeOp(format_key(key))])
         found = find_attachment(key, decode(key, page[0].value).record, self._node) if page else None
         return await self.erase(found, release=True, with_given=False) if found is not None else []

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -65,7 +65,8 @@ class _Made:
     """What an attach has made so far, or may have.
 
     is_undoable: whether what stands of the container is this attach's to remove; not what an earlier one completed.
-    veth: the host's end, empty when none was made. took_ms: by step.
+    veth: the host's end, empty when none was made. tried: addresses with which the endpoint was written, perhaps.
+    is_unsure: whether such a write got no answer. took_ms: by step.
     """
 
     network: str
@@ -73,6 +74,8 @@ class _Made:
     is_undoable: bool = False
     veth: str = ""
     is_undoing: bool = False
+    tried: set[Net] = field(default_factory=set)
+    is_unsure: bool = False
     took_ms: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -261,11 +264,12 @@ class AttachService:
                     raise Refusal(Code.CONFLICT, f"endpoint {name_of(key)} is there, and was not made by this agent")
                 made.is_undoable = True
                 seen = self._enforcement.seen_revision(key)
-                written = await self._whole(self.endpoints.write(wanted, known, namespace.inode))
+                written = await self._whole(self.endpoints.write(wanted, known, namespace.inode, made.tried))
                 return replace(written, revision=seen + 1)
             except Present:
                 continue
             except EtcdUnavailable as error:
+                made.is_unsure |= not error.is_unsent
                 log.debug("%s: %s; tried again", wanted.who, error)
                 await asyncio.sleep(_RETRY_S)
 
@@ -303,17 +307,18 @@ class AttachService:
                 await self._in_thread(lambda: self._kernel.remove(made.veth))
             except FelixError as error:
                 log.error("interface %s of %s is left, and closed: %s", made.veth, wanted.who, error)
+        unsure = made.tried if made.is_unsure or made.attachment is None else ()
         try:
-            await self.endpoints.erase_key(key)
+            await self.endpoints.erase_key(key, unsure)
         except PeerError as error:
             log.warning("endpoint of %s cannot be removed yet: %s", wanted.who, error)
-            self.debts.owe(key, wanted.who, lambda: self._pay(key, wanted.who))
+            self.debts.owe(key, wanted.who, lambda: self._pay(key, wanted.who, unsure))
 
-    async def _pay(self, key: ResourceKey, who: Attached) -> None:
+    async def _pay(self, key: ResourceKey, who: Attached, unsure: Collection[Net]) -> None:
         """What an attach that failed may have left in etcd is gone; unless a later one has taken it over."""
         async with self._lane(who):
             if self.debts.has(key):
-                await self.endpoints.erase_key(key)
+                await self.endpoints.erase_key(key, unsure)
                 self.debts.forget(key)
 
     # --- Detach ---

@@ -149,6 +149,21 @@ class Allocator:
 
         return await self._settle(attempt)
 
+    async def touch(self, addresses: Sequence[Net]) -> None:
+        """Nothing that was planned on the blocks around these addresses as they were until now will happen any more.
+
+        For whoever got no answer to a transaction: it may still be on its way.
+        """
+
+        async def attempt() -> bool | None:
+            draft = Draft()
+            for stored in (await read.read_blocks_around(self._store, addresses)).values():
+                if stored.block is not None:
+                    draft.set_block(stored, stored.block)
+            return await self._commit(draft) or None
+
+        await self._settle(attempt)
+
     async def release_handle(self, name: str, *, host: str = "") -> list[Net]:
         """The handle holds nothing, and is gone; returns what it held. Harmless when repeated.
 

@@ -228,7 +228,7 @@ def _is_ready(yard: Yard) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP])
 def test_etcd_stopped_while_containers_are_attached_leaves_nothing_half(yard: Yard, number: int) -> None:
     names = [f"c{number}" for number in range(8)]
     yard.add(*names)
@@ -243,16 +243,22 @@ def test_etcd_stopped_while_containers_are_attached_leaves_nothing_half(yard: Ya
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(attach, name) for name in names]
         time.sleep(0.02)
-        yard.lab.stop_etcd(number)
+        if number == signal.SIGSTOP:
+            yard.lab.send_etcd_signal(number)  # it keeps its connections, and what was sent is carried out later
+            wait_until(lambda: len(codes) + sum(one.done() for one in asked) > 0, 20.0, "the first one to give up")
+            yard.lab.send_etcd_signal(signal.SIGCONT)
+        else:
+            yard.lab.stop_etcd(number)
         for one in asked:
-            one.result(30.0)
+            one.result(40.0)
     assert set(codes) <= {"unavailable", "timeout"}
-    yard.lab.start_etcd()
+    if number != signal.SIGSTOP:
+        yard.lab.start_etcd()
     wait_until(lambda: metric(yard.host, "felix_attach_debts") == 0, 20.0, "what is owed to be paid", 0.1)
     wait_until(lambda: metric(yard.host, "felix_etcd_connected") == 1, 20.0, "the watch to stand", 0.1)
     there = len(names) - len(codes)
     wait_until(lambda: status(yard.host)["attachments"] == there, 10.0, "the agent to know what there is")
-    assert (yard.held(), len(yard.links())) == (2 * there, there)
+    wait_until(lambda: (yard.held(), len(yard.links())) == (2 * there, there), 20.0, "the rest to be undone", 0.1)
     for name in names:
         yard.detach(name)
     wait_until(yard.is_clean, 10.0, "nothing to be left")

@@ -37,6 +37,12 @@ class FlakyStore(FakeStore):
         self.calls = 0
         self.lost: Callable[[int], str] = lambda _: ""
         self.before_txn: Callable[[], None] = lambda: None
+        self.late: list[tuple[Sequence[Compare], Sequence[Op]]] = []
+
+    async def deliver_late(self) -> None:
+        """Transactions that got no answer, because they were on their way, are carried out, if they still can be."""
+        for compares, operations in self.late:
+            await super().txn(compares, operations)
 
     async def txn(self, compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()) -> TxnResult:
         self.calls += 1
@@ -45,6 +51,9 @@ class FlakyStore(FakeStore):
         await asyncio.sleep(0)
         if how == "unsent":
             raise EtcdUnavailable("away", is_unsent=True)
+        if how == "late":
+            self.late.append((compares, success))
+            raise EtcdUnavailable("away")
         result = await super().txn(compares, success, failure)
         if how == "unanswered":
             raise EtcdUnavailable("away")

@@ -506,3 +506,16 @@ async def test_earlier_life_with_the_same_address_does_not_count_as_enforced(wor
     world.tell_agent()
     await waiting
     world.check_whole()
+
+
+async def test_write_that_arrives_after_it_was_undone_changes_nothing(world: AttachWorld) -> None:
+    await world.attach("c2", netns="/run/netns/b")  # so that there is a block
+    first = world.store.calls
+    world.store.lost = lambda call: "" if call - first < 4 else "late" if call - first == 4 else "unsent"
+    with pytest.raises(Refusal):
+        await world.attach("c1", deadline_s=0.05)
+    assert len(world.store.late) == 1
+    world.store.lost = lambda _: ""
+    await settle_debts(world)
+    await world.store.deliver_late()
+    world.check_whole("c2")
