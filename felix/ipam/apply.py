@@ -139,15 +139,16 @@ class Allocator:
         """
 
         async def attempt() -> list[Net] | None:
-            blocks = await read.read_blocks_around(self._store, [one.address for one in releases]) if releases else {}
             names = sorted({one.handle for one in releases if one.handle})
-            handles = await read.read_handles(self._store, names) if names else {}
+            addresses = [one.address for one in releases if one.handle]
+            blocks, handles = await read.read_holdings(self._store, addresses, names)
             draft, released = plan_take_back(releases, list(blocks.values()), handles)
             if beside is not None:
                 draft.join(beside)
             return released if await self._commit(draft) else None
 
-        return await self._settle(attempt)
+        async with self._lock:
+            return await self._settle(attempt)
 
     async def touch(self, addresses: Sequence[Net]) -> None:
         """Nothing that was planned on the blocks around these addresses as they were until now will happen any more.

@@ -98,12 +98,18 @@ async def read_blocks(store: Store, nets: Iterable[Net]) -> dict[Net, StoredBloc
 
 async def read_blocks_around(store: Store, addresses: Iterable[Net]) -> dict[Net, StoredBlock]:
     """Returns the stored blocks in which the addresses lie, whatever their pool says of blocks now."""
-    nets: dict[Net, None] = {}
-    for address in addresses:
-        for length in BLOCK_LENGTHS[address.version]:
-            shift = address.bits - length
-            nets[Net(address.version, address.value >> shift << shift, length)] = None
-    return await read_blocks(store, nets)
+    return await read_blocks(store, _blocks_around(addresses))
+
+
+async def read_holdings(
+    store: Store, addresses: Iterable[Net], handles: Sequence[str]
+) -> tuple[dict[Net, StoredBlock], dict[str, Handle]]:
+    """Returns the stored blocks in which the addresses lie, and these handles: one round trip for a few of each."""
+    nets = _blocks_around(addresses)
+    paths = [*(format_key(BlockKey(net)) for net in nets), *map(format_handle_key, handles)]
+    pages = await read_ranges(store, [RangeOp(path) for path in paths])
+    blocks = _read_blocks(pair for page in pages[: len(nets)] for pair in page)
+    return blocks, {name: _find_handle(name, page) for name, page in zip(handles, pages[len(nets) :], strict=True)}
 
 
 async def list_blocks(store: Store, versions: Sequence[int] = (4, 6)) -> dict[Net, StoredBlock]:
@@ -166,6 +172,16 @@ def read_config(config: Sequence[KeyValue], configuration: Sequence[KeyValue]) -
 
 def _read_blocks(pairs: Iterable[KeyValue]) -> dict[Net, StoredBlock]:
     return {stored.net: stored for pair in pairs if (stored := _read_block(pair)) is not None}
+
+
+def _blocks_around(addresses: Iterable[Net]) -> list[Net]:
+    """Returns all blocks that could be around the addresses."""
+    nets: dict[Net, None] = {}
+    for address in addresses:
+        for length in BLOCK_LENGTHS[address.version]:
+            shift = address.bits - length
+            nets[Net(address.version, address.value >> shift << shift, length)] = None
+    return list(nets)
 
 
 def _read_handle(pair: KeyValue) -> Handle:

@@ -29,6 +29,7 @@ Act = Callable[[bytes], Awaitable[object]]
 """Takes the body of a request that changes something; returns as an `Answer` does."""
 
 _BODY_LIMIT_BYTES = 1 << 20
+_BACKLOG = 1024  # a full one refuses plug-ins at once, and a host may start many containers together
 _CODE_BY_STATUS = {404: "not-found"}
 
 _PEER_CREDENTIALS = struct.Struct("3i")
@@ -95,7 +96,7 @@ async def serve_local_api(
     runner = await _prepare(routes, [_admit])
     try:
         _make_folder(path.parent)
-        await web.UnixSite(runner, str(path)).start()
+        await web.UnixSite(runner, str(path), backlog=_BACKLOG).start()
         _keep_to_owner(path)
     except OSError as error:
         await runner.cleanup()
