@@ -21,6 +21,7 @@ HELP_BY_COMMAND = {
     "delete": "delete resources",
     "validate": "check manifests without writing anything",
     "ipam": "addresses: who has which, leaks, configuration",
+    "dns": "service discovery: names of endpoints and of Mesos tasks",
     "lab": "virtual hosts in network namespaces, to try policies",
     "star": "the Star demonstration: who reaches whom, on a page",
     "version": "show which version this is",

@@ -254,6 +254,47 @@ class Metrics:
         self.logs_dropped = declare.count("logs_dropped", "Log records held back because they repeat too often.")
 
 
+class DnsMetrics:
+    """All metrics of `felix dns`, a process of its own; as `Metrics`."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        declare = _Declaring(self.registry)
+        self.dns_queries = declare.count("dns_queries", "Questions, by transport: udp or tcp.", "transport")
+        self.dns_answers = declare.count("dns_answers", "Answers out of our own zones, by code.", "rcode")
+        self.dns_answers_kept = declare.count("dns_answers_kept", "Those of them that were answered out of memory.")
+        self.dns_forwarded = declare.count(
+            "dns_forwarded",
+            "Questions for others: answered, failed, overload; resolver_failed counts attempts.",
+            "outcome",
+        )
+        self.dns_forwards_under_way = declare.gauge("dns_forwards_under_way", "Questions that wait for a resolver.")
+        self.dns_bugs = declare.count("dns_bugs", "Questions that Felix itself failed at; the log has each one.")
+        self.dns_tcp_connections = declare.gauge("dns_tcp_connections", "Open TCP connections.")
+        self.dns_tcp_evicted = declare.count("dns_tcp_evicted", "Connections closed to make room for new ones.")
+        self.dns_names = declare.gauge("dns_names", "Names that have records.")
+        self.dns_records = declare.gauge("dns_records", "Records.")
+        self.dns_collisions = declare.gauge(
+            "dns_collisions", "Names that several services want; /v1/collisions has them."
+        )
+        self.dns_problems = declare.gauge(
+            "dns_problems", "Tasks and endpoints that cannot be read or named; /v1/problems has them."
+        )
+        self.dns_source_up = declare.gauge(
+            "dns_source_up", "Whether a source (mesos, datastore) answers; 0: what it said last is served.", "source"
+        )
+        self.dns_source_stale_seconds = declare.gauge(
+            "dns_source_stale_seconds", "Since when a source that is away said all; 0 while it is there.", "source"
+        )
+        self.dns_source_loads = declare.count("dns_source_loads", "Times that all of a source was read.", "source")
+        self.dns_update_seconds = declare.histogram(
+            "dns_update_seconds", "From the arrival of changes of endpoints to answers that have them."
+        )
+        self.dns_loop_lag_seconds = declare.gauge("dns_loop_lag_seconds", "How late the event loop was last second.")
+        self.rows = tuple(declare.rows)
+        ProcessCollector(registry=self.registry)
+
+
 def render_metrics() -> str:
     """Returns the document of all metrics, as Markdown."""
     rows = sorted(Metrics().rows)
@@ -265,7 +306,16 @@ def render_metrics() -> str:
         "`process_*`, unless `PrometheusProcessMetricsEnabled` is off.\n\n"
         "| name | type | labels | meaning |\n| --- | --- | --- | --- |\n"
     )
-    return head + "".join(
+    dns = (
+        "\n## Of `felix dns`\n\n"
+        "Served at `/metrics` on its `httpport`, with `process_*`.\n\n"
+        "| name | type | labels | meaning |\n| --- | --- | --- | --- |\n"
+    )
+    return head + _render_rows(rows) + dns + _render_rows(sorted(DnsMetrics().rows))
+
+
+def _render_rows(rows: Iterable[Row]) -> str:
+    return "".join(
         f"| `{row.name}` | {row.type} | {', '.join(f'`{label}`' for label in row.labels)} | {row.text} |\n"
         for row in rows
     )
