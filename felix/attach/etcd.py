@@ -16,12 +16,13 @@ from felix.attach.endpoint import (
     find_attachment,
     render_document,
 )
-from felix.attach.names import endpoint_key
+from felix.attach.names import DEFAULT_NAMESPACE, Attached, endpoint_key
 from felix.attach.profiles import choose_profiles, make_profiles
 from felix.attach.types import Code, Refusal
 from felix.clock import Clock, wall_s
 from felix.datastore.types import RangeOp
 from felix.ipam.apply import Allocator
+from felix.ipam.block import Holder
 from felix.ipam.draft import Draft
 from felix.ipam.read import Store, list_blocks, read_blocks_around, read_handles, read_ranges
 from felix.ipam.release import Release
@@ -158,6 +159,24 @@ class EndpointStore:
         found = find_attachment(key, decode(key, page[0].value).record, self._node) if page else None
         return await self.erase(found, release=True, with_given=False) if found is not None else []
 
+    async def release_handle(self, name: str, who: Attached) -> list[Net]:
+        """The handle of a container holds nothing on this host; returns what it held.
+
+        An endpoint with what is released goes in the same transaction: one of which nobody here knows, because it was
+        on its way while the agent that wrote it died, must not keep an address that may be another's next.
+        """
+
+        def drop_endpoints(holders: Sequence[Holder]) -> Draft:
+            draft = Draft()
+            draft.drop(format_key(endpoint_key(self._node, who, DEFAULT_NAMESPACE)))
+            for named in {one.attributes.get(ENDPOINT_ATTRIBUTE, "") for one in holders}:
+                namespace, slash, endpoint = named.partition("/")
+                if slash:
+                    draft.drop(format_key(ResourceKey("WorkloadEndpoint", namespace, endpoint)))
+            return draft
+
+        return await self.allocator.release_handle(name, host=self._node, beside=drop_endpoints)
+
     async def find_strays(self, network: str, valid_handles: frozenset[str], used: frozenset[Net]) -> list[Release]:
         """Returns addresses of this host that were given for a network, and that no valid handle and no endpoint has.
 
@@ -195,7 +214,7 @@ class EndpointStore:
         return draft
 
     async def _find_handles(self, given: Sequence[Net], endpoint: str) -> dict[Net, str]:
-        """Returns the handle of each address, empty when no block knows it."""
+        """Returns the handle of each address, empty when no block knows it. Raises Refusal when one is free."""
         handles = dict.fromkeys(given, "")
         blocks = await read_blocks_around(self._store, given) if given else {}
         for stored in blocks.values():
@@ -204,10 +223,13 @@ class EndpointStore:
                 if block is None or not operator.contains(block.net, net):
                     continue
                 holder = block.find_holder(net.value - block.net.value)
-                owner = holder.attributes.get(ENDPOINT_ATTRIBUTE, "") if holder is not None else ""
+                if holder is None:
+                    text = f"{net.address} is free in block {block.net}, so it may be another's next; allocate it first"
+                    raise Refusal(Code.CONFLICT, text)
+                owner = holder.attributes.get(ENDPOINT_ATTRIBUTE, "")
                 if owner not in ("", endpoint):
                     raise Refusal(Code.CONFLICT, f"{net.address} is the address of endpoint {owner}")
-                handles[net] = (holder.handle or "") if holder is not None else ""
+                handles[net] = holder.handle or ""
         return handles
 
 

@@ -356,7 +356,7 @@ class AttachService:
                 await self._in_thread(lambda: self._kernel.remove(name))
         handles = {one.note.handle for one in found} | {handle_name(request.network, who) for _ in request.network[:1]}
         for handle in sorted(handles) if request.release else ():
-            removed += _texts(await self.endpoints.allocator.release_handle(handle, host=self.place.node))
+            removed += _texts(await self.endpoints.release_handle(handle, who))
         return bool(found)
 
     async def _erase(self, one: Attachment, *, release: bool) -> list[Net]:

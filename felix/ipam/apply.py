@@ -13,7 +13,7 @@ from typing import TypeVar
 from felix.clock import Clock, sleep_s, wall_s
 from felix.errors import DataError
 from felix.ipam import read
-from felix.ipam.block import Block
+from felix.ipam.block import Block, Holder
 from felix.ipam.draft import OPERATIONS_LIMIT, Draft, StoredBlock
 from felix.ipam.faults import Contended, NotReleasable
 from felix.ipam.plan import plan_claim, plan_give
@@ -46,6 +46,8 @@ Choose = Callable[[StoredBlock], Sequence[int]]
 Beside = Callable[[Sequence[Net]], Awaitable[Draft]]
 """Takes the addresses that are about to be given; returns what is to happen in the same transaction. It is asked again
 after a transaction that failed, which may be because of what it was guarded by."""
+BesideRelease = Callable[[Sequence[Holder]], Draft]
+"""Takes whose addresses are about to be released; returns what is to happen in the same transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +167,17 @@ class Allocator:
 
         await self._settle(attempt)
 
-    async def release_handle(self, name: str, *, host: str = "") -> list[Net]:
+    async def release_handle(self, name: str, *, host: str = "", beside: BesideRelease | None = None) -> list[Net]:
         """The handle holds nothing, and is gone; returns what it held. Harmless when repeated.
 
         host: of what it holds only what was given for that host is released, and the rest goes on to count.
+        beside: asked, with what is about to be released, for what is to happen in the same transaction.
         """
         released: list[Net] = []
         nets = _nets_of((await read.read_handles(self._store, [name]))[name])
         for start in range(0, max(1, len(nets)), BLOCKS_LIMIT):
-            attempt = functools.partial(self._try_release_handle, name, nets[start : start + BLOCKS_LIMIT], host)
+            some = nets[start : start + BLOCKS_LIMIT]
+            attempt = functools.partial(self._try_release_handle, name, some, host, beside)
             released += await self._settle(attempt)
         return released
 
@@ -313,12 +317,17 @@ class Allocator:
                 ask.answer.set_result(addresses[id(ask)])
         return True
 
-    async def _try_release_handle(self, name: str, nets: Sequence[Net], host: str) -> list[Net] | None:
+    async def _try_release_handle(
+        self, name: str, nets: Sequence[Net], host: str, beside: BesideRelease | None
+    ) -> list[Net] | None:
         """Returns what these blocks of the handle gave back; None if others interfered."""
         handle = (await read.read_handles(self._store, [name]))[name]
         blocks = await read.read_blocks(self._store, nets)
         found = [blocks.get(net, StoredBlock(net, 0, None)) for net in nets]
         draft, released = plan_release_handle(handle, found, host)
+        if beside is not None and released:
+            holders = [holder for stored in found if stored.block is not None for _, holder in stored.block.held()]
+            draft.join(beside([one for one in holders if one.handle == name and host in ("", one.node)]))
         return released if await self._commit(draft) else None
 
     async def _change(self, net: Net, choose: Choose, *, leaving_host: str = "") -> list[Net]:

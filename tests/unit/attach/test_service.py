@@ -287,6 +287,26 @@ async def test_failed_attach_leaves_given_addresses_to_who_gave_them(world: Atta
     assert list(world.held.values()) == ["uid-1"]
 
 
+async def test_given_address_that_is_free_is_a_conflict(world: AttachWorld) -> None:
+    _, document = await world.post("/v1/ipam/allocate", handle="uid-1", ipv4=1)
+    await world.post("/v1/ipam/release", handle="uid-1")
+    with pytest.raises(Refusal, match="is free in block") as refused:
+        await world.attach(given=document["addresses"], ipv4=0)
+    assert refused.value.code is Code.CONFLICT
+    world.check_nothing()
+
+
+async def test_detach_takes_the_endpoint_with_its_address_though_the_agent_has_not_heard_of_it(
+    world: AttachWorld,
+) -> None:
+    await world.attach()
+    world.store.observe = lambda: None
+    for one in list(world.index):  # as when the agent that wrote it died, and its write arrived late
+        world.index.on_record(one.key, None, 0)
+    await world.detach()
+    world.check_nothing()
+
+
 async def test_given_address_of_another_endpoint_is_a_conflict(world: AttachWorld) -> None:
     answer = await world.attach("c1")
     with pytest.raises(Refusal, match="is the address of endpoint default/h1-cni-c1-eth0"):
