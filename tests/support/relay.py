@@ -10,9 +10,10 @@ from tests.support.etcd import EtcdServer
 
 
 class Relay:
-    """Passes bytes between clients and one server until told otherwise."""
+    """Passes bytes between clients and one server until told otherwise. address: of the server and of the relay."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, address: str = "127.0.0.1") -> None:
+        self._address = address
         self._target_port = target_port
         self._port = 0
         self._server: asyncio.Server | None = None
@@ -22,13 +23,13 @@ class Relay:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._address}:{self._port}"
 
     async def mend(self) -> None:
         """Connections are taken and passed on, again."""
         self._is_open.set()
         if self._server is None:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+            self._server = await asyncio.start_server(self._serve, self._address, self._port)
             self._port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
@@ -51,7 +52,7 @@ class Relay:
         self._passing.add(task)
         writers = [writer]
         try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            far_reader, far_writer = await asyncio.open_connection(self._address, self._target_port)
             writers.append(far_writer)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pass(reader, far_writer))
