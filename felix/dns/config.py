@@ -20,6 +20,7 @@ from felix.dns.templates import Template, parse_template
 from felix.errors import DataError, shorten
 
 _ALL_SOURCES = ("netinfo", "mesos", "docker", "host")
+_LOOPS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _TTL_MOST = 2**31 - 1
 
 DEFAULT_TEMPLATES: tuple[Mapping[str, object], ...] = (
@@ -382,8 +383,7 @@ def _check_together(config: DnsConfig, source: str) -> None:
                 raise _refuse(source, "zoneResolvers", zone, f"{domain} is answered here, nobody else is asked")
     resolvers = {place for places in (config.resolvers, *config.zone_resolvers.values()) for place in places}
     own = {Place(listener, config.port) for listener in config.listeners}
-    if any(one in {"0.0.0.0", "::"} for one in config.listeners):
-        own |= {Place(loop, config.port) for loop in ("127.0.0.1", "::1")}
+    own |= {Place(loop, config.port) for any_, loop in _LOOPS.items() if any_ in config.listeners}
     if itself := own & resolvers:
         place = min(itself)
         raise _refuse(source, "resolvers", f"{place.host}:{place.port}", "is this server itself")

@@ -87,7 +87,7 @@ class DnsService:
         """Serves until `stop` or SIGTERM. Raises EnvironmentFault when an address cannot be had."""
         for notice in self.config.notices:
             log.warning("%s", notice)
-        self._put_own_names()
+        await self._put_own_names()
         if self.config.dns_on:
             for listener in self.config.listeners:
                 for one in bind(listener, self.config.port):  # only tried, so that a fault is told at once
@@ -192,16 +192,14 @@ class DnsService:
         options = ResponderOptions(config.external_on, config.recurse_on, config.set_truncate_bit, config.udp_size)
         return Responder(answerer, options, config.resolvers, config.zone_resolvers)
 
-    def _put_own_names(self) -> None:
+    async def _put_own_names(self) -> None:
         """The names of this server that SOA and NS records tell have its addresses."""
-        addresses: list[str] = []
-        for listener in self.config.listeners:
-            if listener == "0.0.0.0":
-                addresses += [one for one in read_own_addresses() if ":" not in one or not self.config.compat]
-            elif listener == "::":
-                addresses += [one for one in read_own_addresses() if ":" in one]
-            else:
-                addresses.append(listener)
+        addresses = [one for one in self.config.listeners if one not in {"0.0.0.0", "::"}]
+        if len(addresses) < len(self.config.listeners):
+            # a thread, because pyroute2 runs a loop of its own
+            for address in await asyncio.to_thread(read_own_addresses):
+                if ("::" if ":" in address else "0.0.0.0") in self.config.listeners:
+                    addresses.append(address)
         for origin in self.origins:
             if is_below(origin.mname, origin.name):
                 records: list[Record] = [address_record(origin.mname, one) for one in addresses]

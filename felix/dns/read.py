@@ -54,6 +54,7 @@ class MasterSource:
         self._masters = tuple(place for one in config.masters if (place := parse_place(one)))
         self._scheme = "https" if config.https_on else "http"
         self._is_wanted = asyncio.Event()
+        self._has_leader = asyncio.Event()
 
     async def run(self) -> NoReturn:
         """Follows the masters until cancelled. Raises DataError at once for TLS files that cannot be used."""
@@ -112,12 +113,14 @@ class MasterSource:
                 continue
             if state.leader == place:
                 self.leader = place
+                self._has_leader.set()
                 return state
             # one that follows knows who leads, but not what is so now
             failures.append(f"{format_place(place)}: names {format_place(state.leader)} as leader")
             if state.leader not in asked:
                 pending = [state.leader, *(one for one in pending if one != state.leader)]
         self.leader = None
+        self._has_leader.clear()
         raise PeerError("; ".join(failures))
 
     async def _get(self, session: aiohttp.ClientSession, place: Place) -> bytes:
@@ -140,20 +143,19 @@ class MasterSource:
         """Wants a reading whenever the leader says that something happened."""
         was_told = False
         while True:
-            if self.leader is not None:
-                try:
-                    await self._read_events(session, self.leader)
-                except (aiohttp.ClientError, OSError, TimeoutError, BadStream) as error:
-                    if not was_told:
-                        log.info(
-                            "no events from %s, reading every %d s: %s",
-                            format_place(self.leader) if self.leader else "Mesos",
-                            self._config.refresh_seconds,
-                            error,
-                        )
-                    was_told = True
-                self.has_events = False
-            await asyncio.sleep(_EVENTS_AGAIN_S if self.leader else 0.5)
+            await self._has_leader.wait()
+            place = self.leader
+            if place is None:
+                continue
+            try:
+                await self._read_events(session, place)
+            except (aiohttp.ClientError, OSError, TimeoutError, BadStream) as error:
+                if not was_told:
+                    interval_s = self._config.refresh_seconds
+                    log.info("no events from %s, reading every %d s: %s", format_place(place), interval_s, error)
+                was_told = True
+            self.has_events = False
+            await asyncio.sleep(_EVENTS_AGAIN_S)
 
     async def _read_events(self, session: aiohttp.ClientSession, place: Place) -> None:
         url = f"{self._scheme}://{format_place(place)}/api/v1"
@@ -163,6 +165,7 @@ class MasterSource:
             if response.status != 200:
                 raise BadStream(f"/api/v1 answers {response.status}")
             self.has_events = True
+            self._is_wanted.set()  # for what happened between the last reading and now
             reader = RecordReader()
             async for chunk in response.content.iter_chunked(_CHUNK):
                 if any(is_news(one) for one in reader.feed(chunk)):

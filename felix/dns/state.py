@@ -252,4 +252,4 @@ def _iterate_addresses(source: str, status: _Status) -> Iterator[str]:
 
 
 def _problem(what: str, raw: bytes | msgspec.Raw, error: Exception) -> Problem:
-    return Problem(f"state.{what}", "", shorten(bytes(raw[:200]).decode("utf-8", "replace")), shorten(str(error)))
+    return Problem(f"state.{what}", "", shorten(bytes(raw)[:200].decode("utf-8", "replace")), shorten(str(error)))
