@@ -33,7 +33,7 @@ tcp:// is reached when it takes the connection.
 """
 _COLLECT_EXAMPLES = """\
 examples:
-  felix star collect --resources-file=demo/star.json       then open http://127.0.0.1:9001/
+  felix star collect --resources-file=probes.json          then open http://127.0.0.1:9001/
   curl -d '{"id":"A","url":"http://10.0.0.2:9000/status"}' http://127.0.0.1:9001/resources
   curl -X DELETE http://127.0.0.1:9001/resources/A
   curl http://127.0.0.1:9001/matrix                        what the page shows, as JSON

@@ -17,12 +17,16 @@ const VERDICT = { right: "as expected", wrong: "not as expected", unknown: "not 
 
 const at = (id) => document.getElementById(id);
 const board = at("board");
+const isStill = matchMedia("(prefers-reduced-motion: reduce)");
 const parts = { nodes: new Map(), edges: new Map(), cells: new Map() };
 let matrix = null;
 let shape = "";
 let colours = new Map();
 let looking = "";
 let pinned = "";
+let waiting = null;
+let pause = 0;
+let ended = 0;
 
 // --- Small tools ---
 
@@ -381,16 +385,13 @@ function fillCell(cell, edge, source, before) {
   const state = edge?.state ?? (source.state === "answering" ? "" : "none");
   const looks = `${state} ${edge?.verdict ?? ""} ${edge?.outcome ?? ""} ${edge?.expected ?? ""} ${source.state}`;
   if (cell.dataset.looks === looks) return;
-  if (before && cell.dataset.looks !== undefined && cell.dataset.state !== state) {
-    cell.classList.remove("changed");
-    void cell.offsetWidth;
-    cell.classList.add("changed");
-  }
+  const wasKnown = cell.dataset.state === "reachable" || cell.dataset.state === "blocked";
+  if (before && wasKnown && cell.dataset.state !== state && !isStill.matches) cell.animate({ transform: ["scale(1.14)", "none"] }, { duration: 900, easing: "ease-out" });
   Object.assign(cell.dataset, { looks, state, verdict: edge?.verdict ?? "" });
   const word = edge ? WORD[state] : state === "none" ? (source.state === "silent" ? "silent" : "not asked yet") : "not probed";
   const isShort = state === "reachable" || state === "blocked" || state === "none";
   const sign = html("span", { class: "sign", "aria-hidden": "true" }, SIGN[state] ?? "");
-  cell.replaceChildren(...(SIGN[state] ? [sign] : []), html("span", { class: isShort ? "word" : "hidden" }, word));
+  cell.replaceChildren(...(SIGN[state] ? [sign, " "] : []), html("span", { class: isShort ? "word" : "hidden" }, word));
   if (edge?.verdict === "wrong") cell.append(html("small", {}, `expected ${WORD[edge.expected ? "reachable" : "blocked"]}`));
   const why = edge?.outcome && edge.outcome !== "ok" ? ` (${edge.outcome})` : "";
   const should = edge?.expected === undefined || edge.expected === null ? "" : `, expected ${edge.expected ? "reachable" : "blocked"}`;
@@ -472,6 +473,21 @@ function show(next) {
   if (before) tell(findChanges(before));
 }
 
+// Only the newest of what came meanwhile is drawn, and a page that takes long to draw is drawn less often.
+function showSoon(text) {
+  const isWaiting = waiting !== null;
+  waiting = text;
+  if (isWaiting) return;
+  setTimeout(() => {
+    const newest = waiting;
+    waiting = null;
+    const started = performance.now();
+    show(JSON.parse(newest));
+    pause = 2 * (performance.now() - started);
+    ended = performance.now();
+  }, Math.max(0, ended + pause - performance.now()));
+}
+
 function say(state, words) {
   at("live").dataset.state = state;
   at("live-text").textContent = words;
@@ -502,7 +518,7 @@ function startTheme() {
 }
 
 function startLooking() {
-  const graph = at("graph");
+  const graph = at("stage"); // not the SVG itself: Chromium makes that a stop of the Tab key when it listens for focus
   const idOf = (event) => event.target.closest?.(".node")?.dataset.id ?? "";
   graph.addEventListener("pointerover", (event) => idOf(event) && look(idOf(event)));
   graph.addEventListener("pointerout", (event) => idOf(event) && look(pinned));
@@ -537,7 +553,7 @@ function follow() {
       setTimeout(follow, 3000);
     }
   });
-  events.addEventListener("matrix", (event) => show(JSON.parse(event.data)));
+  events.addEventListener("matrix", (event) => showSoon(event.data));
 }
 
 startSwitch("toggle-unreachable", "unreachable");
