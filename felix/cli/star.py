@@ -17,7 +17,7 @@ from felix.errors import DataError, EnvironmentFault
 from felix.star.collect import run_collector
 from felix.star.faults import BadInput, CannotListen
 from felix.star.probe import run_probe
-from felix.star.resources import decode_resources
+from felix.star.resources import Resource, decode_resources
 from felix.star.rhythm import pick_timeout
 from felix.star.serve import open_listener
 from felix.star.targets import parse_urls
@@ -135,7 +135,7 @@ def _probe(arguments: argparse.Namespace) -> int:
 
 def _collect(arguments: argparse.Namespace) -> int:
     def start(timeout_s: float) -> Coroutine[None, None, None]:
-        resources = decode_resources(_read(arguments.resources_file)) if arguments.resources_file else []
+        resources = _load(arguments.resources_file) if arguments.resources_file else []
         listener = open_listener(arguments.http_address, arguments.http_port)
         return run_collector(resources, listener, arguments.interval_s, timeout_s)
 
@@ -143,19 +143,20 @@ def _collect(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, start: Callable[[float], Coroutine[None, None, None]]) -> int:
-    _start_log(arguments.logfile)
+    handler = _open_log(arguments.logfile)
     try:
         work = start(pick_timeout(arguments.interval_s, arguments.timeout_s, arguments.timeout_option))
     except BadInput as error:
         raise DataError(str(error)) from error
     except CannotListen as error:
         raise EnvironmentFault(str(error)) from error
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)
     return ExitCode.OK
 
 
-def _read(path: Path) -> bytes:
+def _load(path: Path) -> list[Resource]:
     try:
         with path.open("rb") as file:
             content = file.read(_RESOURCES_BYTES_MOST + 1)
@@ -163,14 +164,19 @@ def _read(path: Path) -> bytes:
         raise DataError(f"--resources-file {path}: {error.strerror}") from error
     if len(content) > _RESOURCES_BYTES_MOST:
         raise DataError(f"--resources-file {path}: more than {_RESOURCES_BYTES_MOST} bytes")
-    return content
-
-
-def _start_log(path: Path | None) -> None:
-    """As the original: to standard output, unless there is a file. Each line is out at once."""
     try:
-        handler = logging.StreamHandler(sys.stdout) if path is None else logging.FileHandler(path)
+        return decode_resources(content)
+    except BadInput as error:
+        raise DataError(f"--resources-file {path}: {error}") from error
+
+
+def _open_log(path: Path | None) -> logging.Handler:
+    """As the original: to standard output, unless there is a file."""
+    try:
+        handler = logging.StreamHandler(sys.stdout) if path is None else logging.FileHandler(path, delay=True)
+        if path is not None:
+            path.open("a").close()
     except OSError as error:
         raise DataError(f"--logfile {path}: {error.strerror}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    return handler
