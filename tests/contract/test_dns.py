@@ -167,14 +167,16 @@ async def test_a_follower_names_the_leader_who_is_asked_then() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"leader":5}', b"\xff", b"[" * 5000, b'{"leader":"x"}'])
 async def test_a_master_that_answers_nonsense_is_told_and_nothing_is_lost(body: bytes) -> None:
-    async with running_master(make_state(slide_task())) as master:
-        async with running_dns({"masters": [master.place]}) as server:
-            await until(lambda: master.subscribers == 1)
-            master.state = body
-            await master.announce()
-            await until(lambda: 'source_up{source="mesos"} 0.0' in _metrics(server.service))
-            assert await server.values("nginx_prod.marathon.mesos") == ["10.13.17.95"]
-            assert "127.0.0.1" in (await get_text(server, "/readiness"))[1]
+    async with (
+        running_master(make_state(slide_task())) as master,
+        running_dns({"masters": [master.place]}) as server,
+    ):
+        await until(lambda: master.subscribers == 1)
+        master.state = body
+        await master.announce()
+        await until(lambda: 'source_up{source="mesos"} 0.0' in _metrics(server.service))
+        assert await server.values("nginx_prod.marathon.mesos") == ["10.13.17.95"]
+        assert "127.0.0.1" in (await get_text(server, "/readiness"))[1]
 
 
 class Upstream(asyncio.DatagramProtocol):
