@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -207,6 +208,26 @@ async def test_listener_on_a_taken_port_says_which() -> None:
             open_listener("127.0.0.1", port)
     with pytest.raises(CannotListen, match=r"cannot listen on no-such-host\.invalid"):
         open_listener("no-such-host.invalid", 0)
+
+
+async def test_program_asked_to_end_while_a_try_is_under_way_ends_well() -> None:
+    asked = asyncio.Event()
+
+    async def answer(_: web.Request) -> web.Response:
+        asked.set()
+        await asyncio.Event().wait()
+        return web.Response()
+
+    async with _peer(answer) as url:
+        words = ["-m", "felix", "star", "probe", f"--urls={url}", "--http-port=0", "--http-probe-seconds=60"]
+        words.append("--http-probe-timeout-seconds=60")
+        process = await asyncio.create_subprocess_exec(sys.executable, *words, stdout=asyncio.subprocess.PIPE)
+        await asked.wait()
+        process.terminate()
+        said, _ = await process.communicate()
+
+    assert process.returncode == 0
+    assert b"1 targets every 60 s; http://127.0.0.1:" in said
 
 
 # --- The collector: the original's routes ---
