@@ -103,6 +103,13 @@ class Answerer:
                         return origin
         return None
 
+    def find_no(self, name: str, qtype: int) -> int | None:
+        """Returns the code of the answer when that is a no of the usual kind; None when `answer` has to look."""
+        if self.is_compat or qtype in {_SOA, _NS, _ANY} or self.zone.find(name, _TEXT_BY_TYPE.get(qtype, "")):
+            return None
+        exists = self.zone.has_name(name) or self.zone.has_below(name) or any(one.name == name for one in self.origins)
+        return dns.rcode.NOERROR if exists else dns.rcode.NXDOMAIN
+
     def answer(self, origin: Origin, name: str, qtype: int) -> Sections:
         """Returns the answer to a question of class IN for a name of `origin`, all of it, however long."""
         looked_up = clean_wild(name) if self.is_compat else name
@@ -153,7 +160,7 @@ class Answerer:
 
     def _answer_nothing(self, found: Sections, owner: dns.name.Name, name: str, qtype: int) -> Sections:
         origin = found.origin
-        exists = bool(self.zone.find_types(name))
+        exists = self.zone.has_name(name)
         if self.is_compat:
             exists = exists and qtype != _PTR
         else:
@@ -179,23 +186,24 @@ class Answerer:
             case "AAAA":
                 return _make(dns.rdatatype.AAAA, dns.ipv6.inet_aton(datum.value))
             case "PTR":
-                return _make(_PTR, _pack(datum.value))
-        return _make(_SRV, struct.pack("!HHH", 0, self.srv_weight, datum.port) + _pack(datum.value))
+                return _make(_PTR, pack_name(datum.value))
+        return _make(_SRV, struct.pack("!HHH", 0, self.srv_weight, datum.port) + pack_name(datum.value))
 
     def _make_soa(self, owner: dns.name.Name, origin: Origin, ttl: int | None = None) -> dns.rrset.RRset:
         # Mesos-DNS repeats the TTL as the last field and never uses SOAMinttl.
         least = origin.ttl if self.is_compat else origin.negative_ttl
         times = struct.pack("!IIIII", origin.serial, origin.refresh, origin.retry, origin.expire, least)
-        rdata = _make(_SOA, _pack(origin.mname) + _pack(origin.rname) + times)
+        rdata = _make(_SOA, pack_name(origin.mname) + pack_name(origin.rname) + times)
         return dns.rrset.from_rdata(owner, origin.ttl if ttl is None else ttl, rdata)
 
     def _make_ns(self, owner: dns.name.Name, origin: Origin) -> dns.rrset.RRset:
-        return dns.rrset.from_rdata(owner, origin.ttl, _make(_NS, _pack(origin.mname)))
+        return dns.rrset.from_rdata(owner, origin.ttl, _make(_NS, pack_name(origin.mname)))
 
 
 def _make(rtype: dns.rdatatype.RdataType, wire: bytes) -> dns.rdata.Rdata:
     return dns.rdata.from_wire(_IN, rtype, wire, 0, len(wire))
 
 
-def _pack(name: str) -> bytes:
+def pack_name(name: str) -> bytes:
+    """Returns a name in the form of packets, not compressed."""
     return b"".join(bytes((len(label),)) + label.encode() for label in name.split(".")) + b"\0"

@@ -11,11 +11,11 @@ that all servers agree, whenever they were started: creation time, then key; end
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from felix.dns.names import hash5, normalize_address, reverse_name
-from felix.dns.templates import Template, Values, find_service, render_name
+from felix.dns.templates import Field, Template, Values, find_service, render_name
 from felix.dns.zone import Record, Zone, address_record
 from felix.model.endpoints import EndpointPort, WorkloadEndpoint
 
@@ -51,7 +51,7 @@ class Collision(NamedTuple):
         return f"{self.name} belongs to {self.holder}; not to {', '.join(self.losers)}, which came later"
 
 
-Service = tuple[str, ...]
+Service = Hashable
 
 
 class Claim(NamedTuple):
@@ -93,7 +93,7 @@ class EndpointNames:
     def __init__(self, zone: Zone, templates: Sequence[Template], *, has_reverse: bool = True) -> None:
         self.collision_by_name: dict[str, Collision] = {}
         self._zone = zone
-        self._templates = tuple(templates)
+        self._templates = tuple((one, one.service_fields) for one in templates)
         self._has_reverse = has_reverse
         self._facts_by_key: dict[str, Facts] = {}
         self._claims_by_key: dict[str, tuple[Claim, ...]] = {}
@@ -124,9 +124,10 @@ class EndpointNames:
         else:
             self._facts_by_key[key] = facts
             self._claims_by_key[key] = new
+            age = (facts.created, key)
             for claim in new:
                 services = self._claimants_by_name.setdefault(claim.name, {})
-                bisect.insort(services.setdefault(claim.service, []), (facts.created, key))
+                bisect.insort(services.setdefault(claim.service, []), age)
         concerned = {key}
         for name in dict.fromkeys(claim.name for claim in (*old, *new)):
             concerned |= self._settle(name)
@@ -143,8 +144,11 @@ class EndpointNames:
             return
         seen: set[tuple[str, Port | None]] = set()
         owner_by_name: dict[str, Service] = {}
-        for template in self._templates:
-            service = (key,) if template.is_unique else find_service(template, facts.values)
+        service_by_fields: dict[tuple[Field, ...], Service] = {}
+        for template, fields in self._templates:
+            service: Service = key
+            if not template.is_unique:
+                service = service_by_fields.setdefault(fields, find_service(fields, facts.values))
             for name, port in _iterate_names(template, facts):
                 # what two templates call alike is not in its own way
                 mine = owner_by_name.setdefault(name, service)

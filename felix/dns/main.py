@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.metadata
 import logging
 import signal
@@ -213,6 +214,9 @@ class DnsService:
 
     def _on_loaded(self, origin: Origin) -> None:
         self._loaded_at[origin.name] = monotonic_s()
+        if not origin.is_loaded:
+            gc.collect()
+            gc.freeze()  # what was read lives on; walking all of it again would stop the loop for 0.1 s and more
         origin.is_loaded = True
         self._has_data.set()
 

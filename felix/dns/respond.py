@@ -21,7 +21,7 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
-from felix.dns.answer import Answerer, Origin, Sections
+from felix.dns.answer import Answerer, Origin, Sections, pack_name
 from felix.dns.names import is_below
 from felix.dns.query import Query, read_query, write_refusal
 from felix.dns.state import Place
@@ -43,7 +43,7 @@ class ResponderOptions:
     says_recursive: bool = True
     sets_truncated: bool = True
     udp_size: int = 1232
-    cache_entries: int = 30_000
+    cache_entries: int = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,10 @@ class Responder:
             return self.fail(query, dns.rcode.REFUSED)
         if not origin.is_loaded:
             return self.fail(query)
+        code = self._answerer.find_no(query.name, query.qtype)
+        if code is not None and len(no := self._say_no(query, origin, code)) <= manner[3]:
+            self.rcodes[code] += 1
+            return no
         sections = self._answerer.answer(origin, query.name, query.qtype)
         rendered = self._render(query, sections, manner[3])
         if kept is None:
@@ -141,6 +145,20 @@ class Responder:
         kept.turn = len(kept.packets) - 1
         self.rcodes[kept.rcode] += 1
         return self._send(kept, query)
+
+    def _say_no(self, query: Query, origin: Origin, code: int) -> bytes:
+        """Returns the answer that there is nothing, with the SOA: too frequent, and too much alike, to be kept."""
+        name_size = len(query.question) - 4
+        apex = len(pack_name(origin.name)) if is_below(query.name, origin.name) else name_size
+        soa = pack_name(origin.mname) + pack_name(origin.rname)
+        soa += struct.pack("!IIIII", origin.serial, origin.refresh, origin.retry, origin.expire, origin.negative_ttl)
+        ttl = min(origin.ttl, origin.negative_ttl)
+        owner = 0xC000 | (12 + name_size - apex)  # a pointer into the question
+        flags = dns.flags.QR | dns.flags.AA | code | (dns.flags.RD if query.is_recursive else 0)
+        flags |= dns.flags.RA if self._options.says_recursive else 0
+        head = struct.pack("!HHHHHH", query.id, flags, 1, 0, 1, 1 if query.has_edns else 0)
+        record = struct.pack("!HHHIH", owner, dns.rdatatype.SOA, dns.rdataclass.IN, ttl, len(soa)) + soa
+        return head + query.question + record + (self._make_opt(query) if query.has_edns else b"")
 
     def _keep(self, query: Query, manner: tuple[bool, bool, bool, int], kept: _Kept, sections: Sections) -> None:
         if sections.names[0] != query.name or query.qtype == dns.rdatatype.ANY:

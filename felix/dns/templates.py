@@ -14,7 +14,7 @@ port of the endpoint. A label that gets longer than 63 characters is cut where i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from felix.dns.names import MAX_LABEL, hash5, is_name, mangle_label
@@ -132,9 +132,9 @@ def render_name(template: Template, values: Values) -> str:
     return name if is_name(name) else ""
 
 
-def find_service(template: Template, values: Values) -> tuple[str, ...]:
-    """Returns what says which endpoints share the names of this template: raw values, not what is made of them."""
-    return tuple(f"{field.source}:{field.key}={values.get(field[:2], '')}" for field in template.service_fields)
+def find_service(fields: tuple[Field, ...], values: Values) -> Hashable:
+    """Returns what says which endpoints share a name: the raw values of these fields, not what is made of them."""
+    return fields, tuple(values.get(field[:2], "") for field in fields)
 
 
 def _render_field(field: Field, values: Values) -> str:

@@ -32,15 +32,12 @@ def address_record(name: str, address: str) -> Record:
     return Record(name, "AAAA" if ":" in address else "A", address)
 
 
-_Counts = dict[Datum, int]
-
-
 class Zone:
     """Names, their records and owners. Attributes are for reading; `pop_changed` tells what to forget."""
 
     def __init__(self) -> None:
         self.records_count = 0
-        self._sets_by_name: dict[str, dict[str, _Counts]] = {}
+        self._counts_by_name: dict[str, dict[Record, int]] = {}
         self._below_count_by_name: dict[str, int] = {}
         self._records_by_owner: dict[Hashable, tuple[Record, ...]] = {}
         self._changed: set[str] = set()
@@ -48,7 +45,7 @@ class Zone:
     @property
     def names_count(self) -> int:
         """How many names have records."""
-        return len(self._sets_by_name)
+        return len(self._counts_by_name)
 
     def put(self, owner: Hashable, records: Iterable[Record]) -> bool:
         """`owner` has exactly these records, repeated ones once; returns whether that is new."""
@@ -77,12 +74,15 @@ class Zone:
 
     def find(self, name: str, rtype: str) -> list[Datum]:
         """Returns the record set, in order of arrival; empty when there is none."""
-        sets = self._sets_by_name.get(name)
-        return list(sets[rtype]) if sets and rtype in sets else []
+        return [Datum(one.value, one.port) for one in self._counts_by_name.get(name, ()) if one.rtype == rtype]
 
     def find_types(self, name: str) -> list[str]:
         """Returns which types of records a name has; empty when it has none."""
-        return list(self._sets_by_name.get(name, ()))
+        return list(dict.fromkeys(one.rtype for one in self._counts_by_name.get(name, ())))
+
+    def has_name(self, name: str) -> bool:
+        """Whether a name has records."""
+        return name in self._counts_by_name
 
     def has_below(self, name: str) -> bool:
         """Whether some name with records ends with `.name`, so that `name` exists though it may have no records."""
@@ -90,11 +90,9 @@ class Zone:
 
     def iterate(self, origin: str = "") -> Iterator[Record]:
         """Yields all records, or those of `origin` and below, in no particular order."""
-        for name, sets in self._sets_by_name.items():
+        for name, counts in self._counts_by_name.items():
             if not origin or name == origin or name.endswith("." + origin):
-                for rtype, counts in sets.items():
-                    for datum in counts:
-                        yield Record(name, rtype, datum.value, datum.port)
+                yield from counts
 
     def pop_changed(self) -> set[str]:
         """Returns the names that answer otherwise than at the last call, among them parents that came to be or went."""
@@ -102,35 +100,27 @@ class Zone:
         return changed
 
     def _add(self, record: Record) -> None:
-        name, rtype, value, port = record
-        datum = Datum(value, port)
-        sets = self._sets_by_name.get(name)
-        if sets is None:
-            sets = self._sets_by_name[name] = {}
-            self._count_below(name, 1)
-        counts = sets.setdefault(rtype, {})
-        before = counts.get(datum, 0)
-        counts[datum] = before + 1
+        counts = self._counts_by_name.get(record.name)
+        if counts is None:
+            counts = self._counts_by_name[record.name] = {}
+            self._count_below(record.name, 1)
+        before = counts.get(record, 0)
+        counts[record] = before + 1
         if not before:
             self.records_count += 1
-            self._changed.add(name)
+            self._changed.add(record.name)
 
     def _remove(self, record: Record) -> None:
-        name, rtype, value, port = record
-        datum = Datum(value, port)
-        sets = self._sets_by_name[name]
-        counts = sets[rtype]
-        counts[datum] -= 1
-        if counts[datum]:
+        counts = self._counts_by_name[record.name]
+        counts[record] -= 1
+        if counts[record]:
             return
-        del counts[datum]
+        del counts[record]
         self.records_count -= 1
-        self._changed.add(name)
+        self._changed.add(record.name)
         if not counts:
-            del sets[rtype]
-        if not sets:
-            del self._sets_by_name[name]
-            self._count_below(name, -1)
+            del self._counts_by_name[record.name]
+            self._count_below(record.name, -1)
 
     def _count_below(self, name: str, by: int) -> None:
         """All parents of `name` have that many names more below them."""

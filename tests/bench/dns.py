@@ -87,7 +87,9 @@ async def run(endpoints: int, changes: int, seconds: int, say: Callable[[str], N
             say(f"serving after {ready_s:.2f} s")
             memory = _read_rss_mb(server.pid)
             figures = [*await _time_changes(client, endpoints, changes, say)]
-            figures.append(Figure("dns", f"resident, {endpoints} endpoints", "MB", memory, detail={"start_s": ready_s}))
+            figures.append(
+                Figure("dns", f"resident, {endpoints} names of endpoints", "MB", memory, detail={"start_s": ready_s})
+            )
             zone = await _fetch_zone(folder)
             figures += _time_questions(place, zone, seconds, server.pid)
             return figures
@@ -125,7 +127,7 @@ async def _start(place: Place, etcd: str) -> tuple[subprocess.Popen[bytes], floa
         "httpListener": "127.0.0.1",
         "httpport": _HTTP_PORT,
         "resolvers": [],
-        "datastore": {"domain": "felix", "etcdEndpoints": etcd},
+        "datastore": {"domain": "felix", "etcdEndpoints": etcd, "names": ["{label:app}.{namespace}.felix"]},
     }
     (place.folder / "dns.json").write_text(json.dumps(settings))
     began_at = time.perf_counter()
@@ -174,14 +176,14 @@ async def _time_changes(
         latencies.append(time.perf_counter() - began_at)
         await put
         await asyncio.sleep(0.01)
-    least_ms = 1000 * sorted(await floor.time_store(client, _document(0)[1], min(changes, 100)))[min(changes, 100) // 2]
+    least = summarize(await floor.time_store(client, _document(0)[1], changes), "floor_")
     summary = summarize(latencies)
     say(f"changes timed: {summary}")
     name = f"endpoint in etcd to answer, {endpoints} endpoints"
     middle, slow = summary.pop("p50_ms"), summary.pop("p99_ms")
     text = "floor: put to watch"
     return (
-        Figure("dns", f"{name}, p50", "ms", middle, _GOAL_P50_MS, least_ms, text, summary),
+        Figure("dns", f"{name}, p50", "ms", middle, _GOAL_P50_MS, least["floor_p50_ms"], text, {**summary, **least}),
         Figure("dns", f"{name}, p99", "ms", slow, _GOAL_P99_MS),
     )
 
