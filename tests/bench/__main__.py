@@ -18,7 +18,7 @@ from tests.bench.figures import Figure, format_json, render_table
 from tests.bench.rows import Plan
 from tests.bench.world import Sizes
 
-_ROWS = ("1", "2", "3", "4", "5", "6", "memory", "idle")
+_ROWS = ("1", "2", "3", "4", "5", "6", "memory", "idle", "cni")
 _INSIDE = "BENCH_INSIDE"
 
 

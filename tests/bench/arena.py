@@ -66,11 +66,15 @@ class Agent:
 
     def kernel_writes(self) -> dict[str, float]:
         """Returns the agent's own count of operations that changed the kernel, by family."""
+        return self.read_samples("felix_kernel_writes")
+
+    def read_samples(self, wanted: str) -> dict[str, float]:
+        """Returns a metric of the agent, by its labels as they are written."""
         opener = build_opener(ProxyHandler({}))
         with opener.open("http://127.0.0.1:9091/metrics", timeout=10) as page:
             text = page.read().decode()
         samples = (match.groups() for match in _SAMPLE.finditer(text))
-        return {labels: float(value) for name, labels, value in samples if name == "felix_kernel_writes"}
+        return {labels: float(value) for name, labels, value in samples if name == wanted}
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """The agent has ended."""

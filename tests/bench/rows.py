@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench import arena as arenas
-from tests.bench import floor, world
+from tests.bench import cni, floor, world
 from tests.bench.arena import Arena
 from tests.bench.figures import Figure, quantile, summarize
 from tests.bench.observer import Observer, Sign, signs_of_endpoint, signs_of_removal
@@ -27,7 +27,7 @@ _PROBE_RATE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run and how much. rows: numbers of the table in the product contract, and `memory`, `idle`.
+    """What to run and how much. rows: numbers of the table in the product contract, and `memory`, `idle`, `cni`.
 
     changes: timed changes per figure. cold_starts, restarts: how often. idle_s: how long nothing happens.
     """
@@ -56,6 +56,8 @@ async def run(plan: Plan, say: Say, figures: list[Figure]) -> None:
         figures.append(await _run_growth(plan, say))
     if "3" in plan.rows:
         figures.append(await _run_sets(plan, say))
+    if "cni" in plan.rows:
+        figures += await cni.run(plan.sizes, plan.changes, say, is_on_disk=plan.is_on_disk)
 
 
 # --- Rows 1, 4, 5, 6, memory and idle: one world ---
