@@ -576,6 +576,9 @@ def _driver_config(settings: Settings) -> DriverConfig:
             to_host=ToHostAction(settings.default_endpoint_to_host_action),
             drop_invalid=not settings.disable_conntrack_invalid_check,
             log_prefix=f"{settings.log_prefix}: ",
+            allows_vxlan=settings.allow_vxlan_packets_from_workloads,
+            allows_ipip=settings.allow_ipip_packets_from_workloads,
+            vxlan_port=settings.vxlan_port,
         ),
         routes=RouteConfig(
             priority4=settings.ipv4_normal_route_priority, priority6=settings.ipv6_normal_route_priority

@@ -30,9 +30,8 @@ REASONS = (
         """LogActionRateLimit LogActionRateLimitBurst LogDebugFilenameRegex LogSeveritySys PrometheusMetricsCAFile
         PrometheusMetricsCertFile PrometheusMetricsClientAuth PrometheusMetricsKeyFile OpenstackRegion
         DeviceRouteSourceAddress DeviceRouteSourceAddressIPv6 IPv4ElevatedRoutePriority IPv6ElevatedRoutePriority
-        LiveMigrationRouteConvergenceTime RouteSource WorkloadSourceSpoofing AllowIPIPPacketsFromWorkloads
-        AllowVXLANPacketsFromWorkloads MTUIfacePattern RequireMTUFile InterfaceExclude NftablesFilterAllowAction
-        NftablesFilterDenyAction NftablesMangleAllowAction""",
+        LiveMigrationRouteConvergenceTime RouteSource WorkloadSourceSpoofing MTUIfacePattern RequireMTUFile
+        InterfaceExclude NftablesFilterAllowAction NftablesFilterDenyAction NftablesMangleAllowAction""",
     ),
     Reason("host endpoints are not programmed yet", "FailsafeInboundHostPorts FailsafeOutboundHostPorts"),
     Reason(
@@ -42,7 +41,7 @@ REASONS = (
     ),
     Reason(
         "overlays are not programmed yet",
-        """VXLANEnabled VXLANMTU VXLANMTUV6 VXLANPort VXLANVNI IpInIpEnabled IpInIpMtu ExternalNodesCIDRList
+        """VXLANEnabled VXLANMTU VXLANMTUV6 VXLANVNI IpInIpEnabled IpInIpMtu ExternalNodesCIDRList
         ProgramClusterRoutes WireguardEnabled WireguardEnabledV6 WireguardHostEncryptionEnabled WireguardInterfaceName
         WireguardInterfaceNameV6 WireguardListeningPort WireguardListeningPortV6 WireguardMTU WireguardMTUV6
         WireguardPersistentKeepAlive WireguardRoutingRulePriority WireguardThreadingEnabled

@@ -130,6 +130,30 @@ class Settings:
             "RETURN leaves them to the host's own rules.",
         ),
     ] = "DROP"
+    allow_vxlan_packets_from_workloads: Annotated[
+        bool,
+        About(
+            "AllowVXLANPacketsFromWorkloads",
+            "Dataplane",
+            readers.BOOL,
+            "Whether workloads may send VXLAN packets (UDP to VXLANPort); they carry others past policy.",
+            yaml_name="allowVXLANPacketsFromWorkloads",
+        ),
+    ] = False
+    allow_ipip_packets_from_workloads: Annotated[
+        bool,
+        About(
+            "AllowIPIPPacketsFromWorkloads",
+            "Dataplane",
+            readers.BOOL,
+            "Whether workloads may send IP-in-IP packets (protocol 4); they carry others past policy.",
+            yaml_name="allowIPIPPacketsFromWorkloads",
+        ),
+    ] = False
+    vxlan_port: Annotated[
+        int,
+        About("VXLANPort", "Dataplane", whole(1, 65535), "UDP port of VXLAN packets.", yaml_name="vxlanPort"),
+    ] = 4789
     ipv6_support: Annotated[
         bool, About("Ipv6Support", "Dataplane", readers.BOOL, "Whether workloads may use IPv6; if not, it is dropped.")
     ] = True

@@ -26,6 +26,7 @@ from felix.model.records import (
     Tier,
     WorkloadEndpoint,
 )
+from felix.policy.host_settings import HostSettings
 from felix.policy.order import PolicyPlace, TierPlace, place_of_missing_tier, policy_sort_key, tier_sort_key
 from felix.policy.packet import Packet
 from felix.policy.rules import ScopedEntity, ScopedRule, scope_rule
@@ -86,6 +87,7 @@ class World:
     tiers: Mapping[ResourceKey, Tier] = field(default_factory=dict)
     policies: Mapping[ResourceKey, Policy] = field(default_factory=dict)
     network_sets: Mapping[ResourceKey, NetworkSet | GlobalNetworkSet] = field(default_factory=dict)
+    settings: HostSettings = field(default_factory=HostSettings)
 
 
 def evaluate(world: World, packet: Packet, host: str | None = None) -> Verdict:
@@ -99,6 +101,8 @@ def evaluate(world: World, packet: Packet, host: str | None = None) -> Verdict:
         owner = find_workload(world, address)
         if owner is None or host not in (None, world.workloads[owner].spec.node):
             continue
+        if direction is Direction.EGRESS and world.settings.is_encapsulated(packet):
+            return Verdict(False, (*trace, Step(owner, direction, "", None, None, Action.DENY)))
         verdict = evaluate_endpoint(world, owner, direction, packet)
         trace.extend(verdict.trace)
         if not verdict.allowed:

@@ -15,7 +15,7 @@ from tests.support.nft import count_dropped
 
 pytestmark = pytest.mark.fv
 
-TO_HOST = ("tcp 80 to h1", "udp 53 to h1", "icmp 8 to h1", "icmp6 128 to h1")
+TO_HOST = ("tcp 80 to h1", "udp 80 to h1", "icmp 8 to h1", "icmp6 128 to h1")
 FROM_HOST = ("h1 tcp 80 to near", "h1 udp 53 to near", "h1 icmp 8 to near", "h1 icmp6 128 to near")
 CLOSED = """
 {kind: GlobalNetworkPolicy, name: default.closed, spec: {selector: all(), types: [Ingress, Egress]}}"""
@@ -61,7 +61,7 @@ def test_workload_reaches_its_host_as_its_policy_says_when_the_action_is_accept(
 {kind: GlobalNetworkPolicy, name: default.some, spec: {selector: role == 'client', types: [Egress],
  egress: [{action: Allow, protocol: TCP, destination: {ports: [80]}}]}}"""
     with fleet.stored(policy):
-        fleet.check_packets(("tcp 80 to h1",), ("tcp 81 to h1", "udp 53 to h1", "icmp 8 to h1", "icmp6 128 to h1"))
+        fleet.check_packets(("tcp 80 to h1",), ("tcp 81 to h1", "udp 80 to h1", "icmp 8 to h1", "icmp6 128 to h1"))
     with fleet.stored(CLOSED):
         fleet.check_packets((), TO_HOST)
 

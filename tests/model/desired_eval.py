@@ -16,6 +16,7 @@ from felix.calc.desired import (
     Stack,
 )
 from felix.model.net import Net
+from felix.policy.host_settings import HostSettings
 from felix.policy.packet import Packet
 from tests.model.desired_mirror import DesiredMirror
 
@@ -24,8 +25,9 @@ def is_allowed(desired: DesiredMirror, packet: Packet) -> bool:
     """Returns whether a forwarded packet passes: egress of the endpoint that owns its source, ingress of the other."""
     source = find_endpoint(desired, packet.source_net)
     destination = find_endpoint(desired, packet.destination_net)
-    if source is not None and not _passes(desired, source.egress, packet, is_ingress=False):
-        return False
+    if source is not None:
+        if HostSettings().is_encapsulated(packet) or not _passes(desired, source.egress, packet, is_ingress=False):
+            return False
     return destination is None or _passes(desired, destination.ingress, packet, is_ingress=True)
 
 

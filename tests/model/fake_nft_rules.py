@@ -188,7 +188,21 @@ class _Parser:
                 return None
             return packet.source_port if side == "sport" else packet.destination_port
 
+        if self._is_next("."):
+            self._port_pair(protocol)
+            return
         self._when(get_port, *self._numbers())
+
+    def _port_pair(self, protocol: int) -> None:
+        self._expect("udp")
+        self._expect("dport")
+        pairs = [tuple(map(int, value.split(" . "))) for value in self._values()]
+        self._conditions.append(
+            lambda passing, _: (
+                passing.packet.protocol == protocol
+                and (passing.packet.source_port, passing.packet.destination_port) in pairs
+            )
+        )
 
     def _icmp(self, word: str, what: str) -> None:
         version = 4 if word == "icmp" else 6

@@ -62,7 +62,7 @@ NAMESPACES = ("blue", "red")
 PROFILES = ("p0", "p1", "kns.blue", "kns.red")
 MISSING_PROFILE = "ghost"
 MISSING_TIER = "vanished"
-PROTOCOLS = (TCP, UDP, SCTP, ICMP, ICMPV6, 47)
+PROTOCOLS = (TCP, UDP, SCTP, ICMP, ICMPV6, 47, 4)
 
 NETS = """
 10.65.0.0/30 10.65.0.0/29 10.65.0.2/31 10.65.0.1/32 10.65.0.3 10.65.0.0/16 192.0.2.0/24 192.0.2.128/25 192.0.2.129/32
@@ -72,7 +72,7 @@ NETS = """
 OUTSIDERS = ("192.0.2.1", "192.0.2.127", "192.0.2.128", "192.0.2.129", "10.65.0.0", "10.65.0.8", "198.51.100.1")
 OUTSIDERS6 = ("2001:db8::1", "2001:db8::2", "2001:db9::1", "fd00:65::8", "fd00:66::1")
 PORTS: tuple[int | str, ...] = (80, "80", "80:90", "1:1", "1000:2000", 9000, "9000:65535", 65535, "0:79", "0:65535")
-PORT_NUMBERS = (1, 2, 79, 80, 81, 90, 91, 999, 1000, 2000, 2001, 8999, 9000, 9001, 65534, 65535)
+PORT_NUMBERS = (1, 2, 79, 80, 81, 90, 91, 999, 1000, 2000, 2001, 4789, 8999, 9000, 9001, 65534, 65535)
 # Neighbour discovery has rules of its own beside policy: types 133-137 are left out.
 ICMP_TYPES = {ICMP: (0, 3, 8, 11), ICMPV6: (1, 3, 128, 129)}
 ICMP_CODES = (0, 1, 3)

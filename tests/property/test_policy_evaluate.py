@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Mapping
+from typing import TypeVar
 
 from hypothesis import HealthCheck, given, settings
 
 from felix.calc.desired import Action
 from felix.model.codec import decode
-from felix.model.keys import parse_key
+from felix.model.keys import ResourceKey, parse_key
 from felix.model.records import GlobalNetworkPolicy
 from felix.policy.evaluate import World, evaluate
 from felix.policy.packet import Packet
 from tests.model.worlds import world_puts, world_updates, worlds, worlds_with_packets
 from tests.unit.policy.build import make_record, rule
 
+R = TypeVar("R")
 Worlds = tuple[World, list[Packet]]
 SLOW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -31,15 +33,22 @@ def test_evaluate_always_ends_with_the_step_that_decided(drawn: Worlds) -> None:
         assert verdict == evaluate(world, packet)
 
 
+def _reversed(records: Mapping[ResourceKey, R]) -> dict[ResourceKey, R]:
+    return dict(reversed(list(records.items())))
+
+
 @given(worlds_with_packets())
 @SLOW
 def test_evaluate_does_not_depend_on_the_order_of_records(drawn: Worlds) -> None:
     world, packets = drawn
     reordered = World(
-        **{
-            name: dict(reversed(list(getattr(world, name).items())))
-            for name in ("workloads", "host_endpoints", "profiles", "tiers", "policies", "network_sets")
-        }
+        workloads=_reversed(world.workloads),
+        host_endpoints=_reversed(world.host_endpoints),
+        profiles=_reversed(world.profiles),
+        tiers=_reversed(world.tiers),
+        policies=_reversed(world.policies),
+        network_sets=_reversed(world.network_sets),
+        settings=world.settings,
     )
     for packet in packets:
         assert evaluate(reordered, packet) == evaluate(world, packet)

@@ -48,6 +48,15 @@ def make_icmpv6(source: str, target: str, type_: int, body: bytes) -> bytes:
     return message[:2] + struct.pack("!H", checksum) + message[4:]
 
 
+def make_udp(source: str, target: str, ports: tuple[int, int], payload: bytes) -> bytes:
+    """Returns a datagram with its checksum; `payload` is an even number of bytes."""
+    length = 8 + len(payload)
+    ends = ipaddress.ip_address(source).packed + ipaddress.ip_address(target).packed
+    head = struct.pack("!HHH", *ports, length)
+    checksum = make_checksum(ends + struct.pack("!II", length, 17) + head + b"\0\0" + payload)
+    return head + struct.pack("!H", checksum or 0xFFFF) + payload
+
+
 def send_arp_claim(place: Place, address: str, mac: bytes) -> None:
     """The workload has told its host, unasked, that `address` is at `mac`."""
     packed = ipaddress.ip_address(address).packed

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from felix.dataplane.nft.stack import DENIED_COUNTER
+from felix.dataplane.nft.stack import DENIED_COUNTER, ENCAPSULATED_COUNTER
 from felix.dataplane.nft.types import ElementShape, Lines, NftConfig, ObjectName, ToHostAction
 
 FROM_WORKLOAD = "dispatch-from"
@@ -28,8 +28,9 @@ DISPATCH_SHAPES = {
 COUNTERS = {
     "spoofed": "from a workload, with a source address that is not its own",
     "unclaimed": "from or to a workload interface without endpoint",
-    "advertised": "router advertisements and redirects from workloads",
+    "advertised": "router advertisements, redirects and answers of DHCP servers from workloads",
     "to-host": "from a workload to this host, closed by default",
+    ENCAPSULATED_COUNTER: "VXLAN and IP-in-IP packets from workloads",
     DENIED_COUNTER: "by the default of a tier, a missing policy, or because nothing allowed it",
 }
 """Counters of dropped packets, with what they count."""
@@ -38,6 +39,11 @@ COUNTERS = {
 _DISCOVERY = "icmpv6 type { 131, 132, 133, 135, 136, 143 }"
 _ADVERTISING = "icmpv6 type { 134, 137 }"
 _DUPLICATE_DETECTION = "icmpv6 type { 131, 133, 135, 143 }"
+# Who asks for an address has none yet.
+_ASKING_DHCP4 = "ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67"
+_ASKING_DHCP6 = "ip6 saddr fe80::/10 udp sport 546 udp dport 547"
+_ANSWERING_DHCP = "udp sport . udp dport { 547 . 546, 67 . 68 }"
+_SERVED_BY_HOST = ("udp sport . udp dport { 546 . 547, 68 . 67 }", "udp dport 53")
 
 
 def declare(shape: ElementShape) -> Lines:
@@ -58,12 +64,16 @@ def base_chains(config: NftConfig) -> dict[str, Lines]:
     """Returns base chains and the chains that they go to before any policy; none refers to one behind it."""
     from_workload = [f'iifname "{prefix}*" goto' for prefix in config.interface_prefixes]
     to_workload = [f'oifname "{prefix}*" goto' for prefix in config.interface_prefixes]
+    ahead = [f"iifname @{CLAIMED} {packets} accept" for packets in (_DISCOVERY, *_SERVED_BY_HOST)]
     return {
         "gate-source": (
             f"iifname != @{CLAIMED} {_drop('unclaimed')}",
             f"{_ADVERTISING} {_drop('advertised')}",
+            f"{_ANSWERING_DHCP} {_drop('advertised')}",
             f"iifname . ip saddr @{SOURCES4} accept",
             f"iifname . ip6 saddr @{SOURCES6} accept",
+            f"{_ASKING_DHCP4} accept",
+            f"{_ASKING_DHCP6} accept",
             f"ip6 saddr fe80::/10 {_DISCOVERY} accept",
             f"ip6 saddr :: {_DUPLICATE_DETECTION} accept",
             _drop("spoofed"),
@@ -71,13 +81,13 @@ def base_chains(config: NftConfig) -> dict[str, Lines]:
         "gate-from": (f"iifname vmap @{FROM_WORKLOAD}", _drop("unclaimed")),
         "gate-to": (f"oifname vmap @{TO_WORKLOAD}", _drop("unclaimed")),
         "gate-to-host": (
-            f"iifname @{CLAIMED} {_DISCOVERY} accept",
+            *ahead,
             f"iifname vmap @{FROM_WORKLOAD}",
             _drop("unclaimed"),
         ),
         "gate-host": (
             "ct state 0x2,0x4 accept",
-            f"iifname @{CLAIMED} {_DISCOVERY} accept",
+            *ahead,
             _drop("to-host") if config.to_host is ToHostAction.DROP else "accept",
         ),
         "gate-from-host": (f"oifname @{CLAIMED} accept", _drop("unclaimed")),

@@ -21,6 +21,7 @@ from felix.dataplane.nft.types import Lines, NftConfig
 from felix.model.keys import ResourceKey
 
 DENIED_COUNTER = "denied"
+ENCAPSULATED_COUNTER = "encapsulated"
 PROFILE = "Profile"
 _DENY = f'counter name "{DENIED_COUNTER}" drop'
 CLOSED: Lines = (f"{_DENY} comment {comment('closed: the rules were refused by the kernel')}",)
@@ -69,8 +70,19 @@ def render_stack(
     states = f"ct state vmap {{ {first}0x2 : accept, 0x4 : accept }}"
     rendered = RenderedStack()
     lines = _render_segment(config, direction, stack, policies, rendered)
-    rendered.chains[stack_chain(direction, stack)] = (states, *lines)
+    ahead = _render_encapsulated(config) if direction == EGRESS else ()
+    rendered.chains[stack_chain(direction, stack)] = (states, *ahead, *lines)
     return rendered
+
+
+def _render_encapsulated(config: NftConfig) -> Lines:
+    """Returns lines that drop packets in packets, which would carry anything past the policy of their sender."""
+    lines = []
+    if not config.allows_vxlan:
+        lines.append(f'udp dport {config.vxlan_port} counter name "{ENCAPSULATED_COUNTER}" drop')
+    if not config.allows_ipip:
+        lines.append(f'meta l4proto 4 counter name "{ENCAPSULATED_COUNTER}" drop')
+    return tuple(lines)
 
 
 def _render_segment(

@@ -33,12 +33,16 @@ class NftConfig:
     interface_prefixes: FELIX_INTERFACEPREFIX, split; interfaces that begin so are workloads and nothing else is.
     to_host: FELIX_DEFAULTENDPOINTTOHOSTACTION. drop_invalid: not FELIX_DISABLECONNTRACKINVALIDCHECK.
     log_prefix: FELIX_LOGPREFIX with ": " behind it, as written by the Log action; at most 120 plain characters.
+    allows_vxlan, allows_ipip: whether workloads may send packets in packets; vxlan_port: FELIX_VXLANPORT.
     """
 
     interface_prefixes: tuple[str, ...] = ("cali",)
     to_host: ToHostAction = ToHostAction.DROP
     drop_invalid: bool = True
     log_prefix: str = "calico-packet: "
+    allows_vxlan: bool = False
+    allows_ipip: bool = False
+    vxlan_port: int = 4789
 
     def __post_init__(self) -> None:
         for prefix in self.interface_prefixes:
