@@ -25,9 +25,9 @@ def is_allowed(desired: DesiredMirror, packet: Packet) -> bool:
     """Returns whether a forwarded packet passes: egress of the endpoint that owns its source, ingress of the other."""
     source = find_endpoint(desired, packet.source_net)
     destination = find_endpoint(desired, packet.destination_net)
-    if source is not None:
-        if HostSettings().is_encapsulated(packet) or not _passes(desired, source.egress, packet, is_ingress=False):
-            return False
+    is_wrapped = source is not None and HostSettings().is_encapsulated(packet)
+    if is_wrapped or (source is not None and not _passes(desired, source.egress, packet, is_ingress=False)):
+        return False
     return destination is None or _passes(desired, destination.ingress, packet, is_ingress=True)
 
 
