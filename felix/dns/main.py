@@ -225,12 +225,12 @@ class DnsService:
     async def _beat(self) -> NoReturn:
         loop = asyncio.get_running_loop()
         while True:
-            began_at = loop.time()
-            await asyncio.sleep(_PULSE_S)
-            self.metrics.dns_loop_lag_seconds.set(max(0.0, loop.time() - began_at - _PULSE_S))
             self._loop_health.set_ready(True)
             if self._notifier.watchdog_interval_s and self.health.is_live():
                 self._notifier.alive()
+            began_at = loop.time()
+            await asyncio.sleep(_PULSE_S)
+            self.metrics.dns_loop_lag_seconds.set(max(0.0, loop.time() - began_at - _PULSE_S))
 
     def settle_metrics(self) -> None:
         """Metrics that are counted elsewhere say what is so now."""

@@ -53,6 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     (folder / "dns.json").write_text(json.dumps(settings))
     etcd = EtcdServer()
     server: subprocess.Popen[bytes] | None = None
+    code = 0
     with private_namespace("dnsh") as host, private_namespace("dnsc") as container:
         try:
             host.ip(f"address add {LISTENER}/32 dev lo")
@@ -72,8 +73,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         finally:
             if server is not None:
                 server.terminate()
-                server.wait(timeout=20)
+                code = server.wait(timeout=20)
             etcd.remove()
+    assert code == 0, "did not end well"
 
 
 def _wait_ready(host: Namespace, server: subprocess.Popen[bytes], log: Path) -> None:

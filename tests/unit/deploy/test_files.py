@@ -13,7 +13,8 @@ import yaml
 from felix.config.exits import ExitCode
 from felix.config.load import load_file
 from felix.config.resolve import resolve
-from felix.obs.metrics import Metrics
+from felix.dns.config import read_config
+from felix.obs.metrics import DnsMetrics, Metrics
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 ALERTS = DEPLOY / "prometheus" / "felix-alerts.yaml"
@@ -43,8 +44,8 @@ def test_example_settings_are_good() -> None:
 
 def test_alerts_ask_only_for_metrics_that_exist() -> None:
     alerts = msgspec.convert(yaml.safe_load(ALERTS.read_text(encoding="utf-8")), Alerts)
-    exposed = {row.name for row in Metrics().rows}
-    for alert in alerts.groups[0].rules:
+    exposed = {row.name for row in (*Metrics().rows, *DnsMetrics().rows)}
+    for alert in (alert for group in alerts.groups for alert in group.rules):
         for name in re.findall(r"\bfelix_\w+", alert.expr):
             assert name.removesuffix("_bucket") in exposed, alert.alert
         assert "summary" in alert.annotations
@@ -76,3 +77,19 @@ def test_example_for_net_modules_names_the_plug_in_for_both_roles() -> None:
     assert commands.keys() == {"ipam_command", "isolator_command"}
     # a command with arguments never activates the module
     assert {Path(command).name for command in commands.values()} == {"felix-mesos"}
+
+
+def test_example_of_names_is_good() -> None:
+    config = read_config((DEPLOY / "dns" / "felix-dns.json").read_bytes(), "felix-dns.json")
+    assert config.notices == ()
+    assert config.domains == ("mesos", "felix")
+
+
+def test_unit_of_names_adds_the_address_it_listens_on_and_needs_no_root() -> None:
+    unit = configparser.RawConfigParser(strict=False)
+    unit.read(DEPLOY / "systemd" / "felix-dns.service", encoding="utf-8")
+    service = unit["Service"]
+    config = read_config((DEPLOY / "dns" / "felix-dns.json").read_bytes(), "felix-dns.json")
+    assert f"{config.listeners[0]}/32" in service["ExecStartPre"]
+    assert service["RestartPreventExitStatus"] == str(ExitCode.BAD_SETTING.value)
+    assert service["CapabilityBoundingSet"] == "CAP_NET_BIND_SERVICE"
