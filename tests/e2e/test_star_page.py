@@ -81,6 +81,11 @@ def _open_full(browser: Browser, collector: Program) -> None:
     browser.wait(f"{_EDGES % 'reachable'} === 12")
 
 
+def _open_full_but_one(browser: Browser, collector: Program) -> None:
+    browser.open(collector.url)
+    browser.wait(f"{_EDGES % 'reachable'} === 11 && {_EDGES % 'blocked'} === 1")
+
+
 def _cell(browser: Browser, source: str, target: str) -> str:
     script = "return document.querySelector(`td[data-from='${arguments[0]}'][data-to='${arguments[1]}']`).innerText"
     return " ".join(str(browser.run(script, source, target)).split())
@@ -143,6 +148,23 @@ def test_page_marks_what_is_not_as_expected(world: World, browser: Browser, coll
     browser.wait("document.querySelector('.chip').textContent === '✓ 12 of 12 as expected'")
     assert _ask(world, "GET", f"{collector.url}matrix")["summary"]["verdict"] == "right"
     assert browser.run(f"return [{_EDGES % 'reachable'}, {_EDGES % 'blocked'}]") == [4, 8]
+    assert browser.read_console() == []
+
+
+def test_edges_between_groups_are_drawn_and_have_a_table_of_their_own(
+    world: World, browser: Browser, collector: Program
+) -> None:
+    world.block("C", "A")
+    _open_full_but_one(browser, collector)
+    for name in _HOSTS:
+        group = "front" if name in "AB" else "back"
+        _ask(world, "POST", f"{collector.url}resources", {"id": name, "url": world.url(name), "group": group})
+
+    titles = "[...document.querySelectorAll('.tables h2')].map((title) => title.textContent).join()"
+    browser.wait(f"{titles} === 'front,back,Between groups'")
+    assert browser.run(f"return [{_EDGES % 'reachable'}, {_EDGES % 'blocked'}]") == [11, 1]
+    assert [_cell(browser, *pair) for pair in ("AC", "CA", "AB", "DC")] == ["✓ yes", "✕ no", "✓ yes", "✓ yes"]
+    browser.keep_picture("star-between", 1280, 900)
     assert browser.read_console() == []
 
 

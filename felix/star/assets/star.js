@@ -18,7 +18,7 @@ const VERDICT = { right: "as expected", wrong: "not as expected", unknown: "not 
 const at = (id) => document.getElementById(id);
 const board = at("board");
 const isStill = matchMedia("(prefers-reduced-motion: reduce)");
-const parts = { nodes: new Map(), edges: new Map(), cells: new Map() };
+const parts = { nodes: new Map(), edges: new Map(), cells: [] };
 let matrix = null;
 let shape = "";
 let colours = new Map();
@@ -61,13 +61,13 @@ function pickColours({ nodes, groups }) {
 
 // --- Layout: each group is a circle of nodes in a box, boxes are in rows ---
 
-function arrange(nodes, groups, width) {
+function arrange({ nodes, groups }, hasCrossings, width) {
   const shown = nodes.filter((node) => node.state === "answering");
   const membersOf = new Map(groups.map((group) => [group.name, shown.filter((node) => node.group === group.name)]));
   const most = Math.max(1, ...[...membersOf.values()].map((members) => members.length));
   const radius = most <= 8 ? 30 : most <= 20 ? 22 : most <= 40 ? 15 : 11;
   const ring = Math.max(128, (most * radius * 3.2) / (2 * Math.PI));
-  const spotsOf = new Map([...membersOf].map(([name, members]) => [name, spread(members.length, ring)]));
+  const spotsOf = new Map([...membersOf].map(([name, members]) => [name, spread(members.length, ring, hasCrossings)]));
   const spots = [...spotsOf.values()].flat();
   const reach = (axis) => Math.max(0, ...spots.map((spot) => Math.abs(spot[axis])));
   const hasHulls = groups.length > 1 || groups.some((group) => group.name);
@@ -100,9 +100,10 @@ function arrange(nodes, groups, width) {
 const labelSize = (radius) => Math.max(11, Math.min(15, radius * 0.66));
 const isInside = (label, radius) => label.length <= 3 && radius > 20;
 
-// Points of a circle around 0: four make a square, two a line, and the first of others is on top.
-function spread(count, ring) {
-  const turn = count === 4 ? -0.75 * Math.PI : count === 2 ? Math.PI : -0.5 * Math.PI;
+// Points of a circle around 0: four make a square, two a line (upright when edges lead to
+// other groups, or those would lie on it), and the first of others is on top.
+function spread(count, ring, isUpright) {
+  const turn = count === 4 ? -0.75 * Math.PI : count === 2 && !isUpright ? Math.PI : -0.5 * Math.PI;
   const own = count === 1 ? 0 : ring;
   return Array.from({ length: count }, (_, position) => {
     const angle = turn + (2 * Math.PI * position) / count;
@@ -135,7 +136,7 @@ function curve(from, to, radius, headLength) {
 
 function drawGraph(before) {
   const width = at("stage").clientWidth || 600;
-  const { places, hulls, radius, size } = arrange(matrix.nodes, matrix.groups, width);
+  const { places, hulls, radius, size } = arrange(matrix, crossings()[0].length > 0, width);
   const nextShape = JSON.stringify([[...places], hulls.map((hull) => [hull.group.name, hull.x, hull.y])]);
   const edges = matrix.edges.filter((edge) => places.has(edge.from) && places.has(edge.to));
   const isDense = edges.length > DENSE_EDGES;
@@ -339,7 +340,7 @@ function drawTables(before) {
   const nextShape = JSON.stringify([matrix.nodes.map((node) => [node.id, node.label, node.group]), crossings()]);
   if (nextShape !== tableShape) {
     tableShape = nextShape;
-    parts.cells.clear();
+    parts.cells = [];
     const members = (name) => matrix.nodes.filter((node) => node.group === name);
     const cards = matrix.groups.map((group, index) => makeTable(`table-${index}`, group.name || (matrix.groups.length > 1 ? "no group" : "Table"), members(group.name), members(group.name), group.name));
     const [sources, targets] = crossings();
@@ -349,7 +350,7 @@ function drawTables(before) {
   }
   const edgeByKey = new Map(matrix.edges.map((edge) => [keyOf(edge.from, edge.to), edge]));
   const nodeById = new Map(matrix.nodes.map((node) => [node.id, node]));
-  for (const [key, cell] of parts.cells) fillCell(cell, edgeByKey.get(key), nodeById.get(cell.dataset.from), before);
+  for (const cell of parts.cells) fillCell(cell, edgeByKey.get(keyOf(cell.dataset.from, cell.dataset.to)), nodeById.get(cell.dataset.from), before);
   for (const chip of document.querySelectorAll(".chip")) {
     const group = matrix.groups.find((one) => one.name === chip.dataset.group);
     chip.dataset.verdict = group.verdict;
@@ -370,15 +371,16 @@ function makeTable(id, title, rows, columns, groupName) {
   const top = html("tr", {}, html("th", { class: "corner", scope: "col" }, "from \\ to"), ...columns.map((node) => header(node, "col")));
   const body = rows.map((from) => html("tr", {}, header(from, "row"), ...columns.map((to) => {
     if (from.id === to.id) return html("td", { class: "self" }, html("span", { "aria-hidden": "true" }, "–"), html("span", { class: "hidden" }, "itself"));
+    if (groupName === null && from.group === to.group) return html("td", { class: "self" }, html("span", { class: "hidden" }, "same group"));
     const cell = html("td", { "data-from": from.id, "data-to": to.id });
-    parts.cells.set(keyOf(from.id, to.id), cell);
+    parts.cells.push(cell);
     return cell;
   })));
   const table = html("table", {}, html("caption", { class: "hidden" }, `Who reaches whom: ${title}. Rows are sources, columns are targets.`), html("thead", {}, top), html("tbody", {}, ...body));
   const scroll = html("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": id }, table);
   const bar = html("div", { class: "bar" }, html("h2", { id }, title));
   if (groupName !== null) bar.append(html("span", { class: "chip", "data-group": groupName }));
-  return html("section", { class: `card${columns.length > WIDE_NODES ? " wide" : ""}${columns.length > HUGE_NODES ? " huge" : ""}`, "aria-labelledby": id }, bar, scroll);
+  return html("section", { class: `card${groupName === null ? " between" : ""}${columns.length > WIDE_NODES ? " wide" : ""}${columns.length > HUGE_NODES ? " huge" : ""}`, "aria-labelledby": id }, bar, scroll);
 }
 
 function fillCell(cell, edge, source, before) {
