@@ -11,25 +11,44 @@ from felix.errors import Problem
 from felix.model.keys import ResourceKey, format_key
 from felix.model.records import GlobalNetworkPolicy, NetworkPolicy, Profile, Rule
 from felix.policy.rules import ScopedEntity, ScopedRule, scope_rule
-from felix.selector.parse import Selector
+from felix.selector.parse import Selector, parse
 
 RuleSource = GlobalNetworkPolicy | NetworkPolicy | Profile
+
+
+class NamedPorts(NamedTuple):
+    """The ports that endpoints have under a name: of those that the selector matches."""
+
+    selector: Selector
+    name: str
+
+    @property
+    def id(self) -> str:
+        """Names the set of these ports; equal ones have the same, in all policies and after restarts."""
+        return f"{self.name}@{self.selector.id}"
 
 
 class Draft(NamedTuple):
     """Compiled rules whose references to sets all have their flags false, and the selectors of those sets, distinct.
 
+    ports: those of port sets, distinct.
     problems: rules that cannot be used; each stands in `policy` as one that denies everything.
     """
 
     policy: CompiledPolicy
     selectors: tuple[Selector, ...]
+    ports: tuple[NamedPorts, ...]
     problems: tuple[Problem, ...]
+
+
+class _Needs(NamedTuple):
+    selectors: dict[Selector, None]
+    ports: dict[NamedPorts, None]
 
 
 def compile_rules(key: ResourceKey, source: RuleSource) -> Draft:
     """Returns the rules of both directions; the namespace of `key` bounds what their selectors see."""
-    selectors: dict[Selector, None] = {}
+    needs = _Needs({}, {})
     problems: list[Problem] = []
 
     def compile_direction(field: str, rules: Iterable[Rule]) -> tuple[CompiledRule, ...]:
@@ -40,17 +59,17 @@ def compile_rules(key: ResourceKey, source: RuleSource) -> Draft:
                 problems.append(Problem(format_key(key), f"spec.{field}[{index}]", "", scoped.fault))
                 compiled.append(DENY_ALL)
             else:
-                compiled.append(_compile_rule(scoped, selectors))
+                compiled.append(_compile_rule(scoped, needs))
         return tuple(compiled)
 
     policy = CompiledPolicy(
         ingress=compile_direction("ingress", source.spec.ingress),
         egress=compile_direction("egress", source.spec.egress),
     )
-    return Draft(policy, tuple(selectors), tuple(problems))
+    return Draft(policy, tuple(needs.selectors), tuple(needs.ports), tuple(problems))
 
 
-def _compile_rule(rule: ScopedRule, selectors: dict[Selector, None]) -> CompiledRule:
+def _compile_rule(rule: ScopedRule, needs: _Needs) -> CompiledRule:
     return CompiledRule(
         action=rule.action,
         ip_version=rule.ip_version,
@@ -58,23 +77,33 @@ def _compile_rule(rule: ScopedRule, selectors: dict[Selector, None]) -> Compiled
         not_protocol=rule.not_protocol,
         icmp=rule.icmp,
         not_icmp=rule.not_icmp,
-        source=_compile_entity(rule.source, selectors),
-        destination=_compile_entity(rule.destination, selectors),
+        source=_compile_entity(rule.source, needs),
+        destination=_compile_entity(rule.destination, needs),
     )
 
 
-def _compile_entity(entity: ScopedEntity, selectors: dict[Selector, None]) -> EntityMatch:
-    for selector in (entity.selector, entity.not_selector):
-        if selector is not None:
-            selectors[selector] = None
+def _compile_entity(entity: ScopedEntity, needs: _Needs) -> EntityMatch:
+    # Who is in a port set is in the set of its selector too, so that need not be asked besides.
+    selector = None if entity.port_names and entity.ports is None else entity.selector
+    for one in (selector, entity.not_selector):
+        if one is not None:
+            needs.selectors[one] = None
     return EntityMatch(
         nets=entity.nets,
         not_nets=entity.not_nets,
-        sets=_refer(entity.selector),
+        sets=_refer(selector),
         not_sets=_refer(entity.not_selector),
         ports=entity.ports,
         not_ports=entity.not_ports,
+        port_sets=_refer_ports(entity.selector, entity.port_names, needs),
+        not_port_sets=_refer_ports(entity.selector, entity.not_port_names, needs),
     )
+
+
+def _refer_ports(selector: Selector | None, names: Iterable[str], needs: _Needs) -> tuple[str, ...]:
+    wanted = [NamedPorts(selector or parse(""), name) for name in names]
+    needs.ports.update(dict.fromkeys(wanted))
+    return tuple(ports.id for ports in wanted)
 
 
 def _refer(selector: Selector | None) -> tuple[SetRef, ...]:

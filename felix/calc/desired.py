@@ -48,13 +48,22 @@ class SetRef(NamedTuple):
     nets6: bool
 
 
+class PortMember(NamedTuple):
+    """One element of a port set: an address (/32 or /128), the IP protocol number, and the port 1-65535."""
+
+    address: Net
+    protocol: int
+    port: int
+
+
 @dataclass(frozen=True, slots=True)
 class EntityMatch:
     """Conditions on one side of a packet; all that are given must hold.
 
-    nets, ports: the side is in one of them; None = no condition; an empty tuple matches nothing.
-    not_nets, not_ports: the side is in none of them.
+    nets: the side is in one of them; None = no condition; an empty tuple matches nothing. not_nets: in none of them.
     sets: the side is a member of every one. not_sets: it is a member of none.
+    ports, port_sets: the port is in one of the ranges, or address, protocol and port are in one of these port sets;
+    without any set None = no condition, an empty tuple of ranges matches nothing. not_ports, not_port_sets: in none.
     """
 
     nets: tuple[Net, ...] | None = None
@@ -63,6 +72,8 @@ class EntityMatch:
     not_sets: tuple[SetRef, ...] = ()
     ports: tuple[PortRange, ...] | None = None
     not_ports: tuple[PortRange, ...] = ()
+    port_sets: tuple[str, ...] = ()
+    not_port_sets: tuple[str, ...] = ()
 
 
 ANY_ENTITY = EntityMatch()
@@ -154,12 +165,20 @@ class MemberDelta:
 
 
 @dataclass(slots=True)
+class PortDelta:
+    """Members of one port set that came and went since the last flush; the two never overlap."""
+
+    added: set[PortMember] = field(default_factory=set)
+    removed: set[PortMember] = field(default_factory=set)
+
+
+@dataclass(slots=True)
 class DesiredDelta:
     """Changes of desired state since the last flush; None as a value means "no longer wanted".
 
     Every set that a policy names is in `sets` or was in an earlier delta; the same for policies that endpoints name,
     except profiles that do not exist.
-    sets: id -> True (wanted) or None. blocks: own allocation blocks, for blackhole routes.
+    sets, port_sets: id -> True (wanted) or None. blocks: own allocation blocks, for blackhole routes.
     """
 
     sets: dict[str, bool | None] = field(default_factory=dict)
@@ -167,6 +186,16 @@ class DesiredDelta:
     policies: dict[ResourceKey, CompiledPolicy | None] = field(default_factory=dict)
     endpoints: dict[ResourceKey, LocalEndpoint | None] = field(default_factory=dict)
     blocks: dict[Net, bool | None] = field(default_factory=dict)
+    port_sets: dict[str, bool | None] = field(default_factory=dict)
+    port_members: dict[str, PortDelta] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.sets or self.members or self.policies or self.endpoints or self.blocks)
+        return bool(
+            self.sets
+            or self.members
+            or self.policies
+            or self.endpoints
+            or self.blocks
+            or self.port_sets
+            or self.port_members
+        )

@@ -16,8 +16,9 @@ from felix.calc.changes import ChangeLog
 from felix.calc.desired import DesiredDelta
 from felix.calc.endpoints import LocalEndpoints
 from felix.calc.matches import PolicyMatches
+from felix.calc.port_sets import EndpointPorts, PortSets
 from felix.calc.rules import ActiveRules
-from felix.calc.sources import place_policy, read_endpoint, read_nets, read_node_addresses
+from felix.calc.sources import place_policy, read_endpoint, read_nets, read_node_addresses, read_ports
 from felix.calc.stats import CalcStats, ClusterTally
 from felix.errors import Problem
 from felix.model.keys import AffinityKey, Key, ResourceKey
@@ -49,9 +50,10 @@ class CalcGraph:
         self._hostname = hostname
         self._problems: ChangeLog[Key, tuple[Problem, ...]] = ChangeLog()
         self._sets = AddressSets()
+        self._port_sets = PortSets()
         self._matches = PolicyMatches(self._problems)
         self._endpoints = LocalEndpoints(self._matches, self._problems)
-        self._rules = ActiveRules(self._sets, self._problems)
+        self._rules = ActiveRules(self._sets, self._port_sets, self._problems)
         self._blocks: ChangeLog[Net, bool] = ChangeLog()
         self._bgp = BgpBoard(hostname)
         self._tally = ClusterTally()
@@ -145,21 +147,30 @@ class CalcGraph:
     def _on_workload(self, key: ResourceKey, record: WorkloadEndpoint | None, revision: int) -> None:
         if record is None:
             self._sets.drop_item(key)
+            self._port_sets.drop_item(key)
             self._endpoints.set_spec(key, None)
             return
         read = read_nets(key, "spec.ipNetworks", record.spec.ip_networks, addresses_only=True)
-        self._sets.set_item(key, read.nets, endpoint_labels(record), record.spec.profiles)
+        labels = endpoint_labels(record)
+        self._sets.set_item(key, read.nets, labels, record.spec.profiles)
+        ports = read_ports(key, record.spec.ports)
+        self._port_sets.set_item(key, EndpointPorts(read.nets, ports.ports), labels, record.spec.profiles)
+        read = read._replace(problems=read.problems + ports.problems)
         is_local = record.spec.node == self._hostname
         self._endpoints.set_spec(key, read_endpoint(key, record, read, revision) if is_local else None)
 
     def _on_host_endpoint(self, key: ResourceKey, record: HostEndpoint | None) -> None:
         if record is None:
             self._sets.drop_item(key)
+            self._port_sets.drop_item(key)
             self._problems.set(key, None)
             return
         read = read_nets(key, "spec.expectedIPs", record.spec.expected_ips, addresses_only=True)
-        self._problems.set(key, read.problems or None)
-        self._sets.set_item(key, read.nets, host_endpoint_labels(record.metadata.labels), record.spec.profiles)
+        ports = read_ports(key, record.spec.ports)
+        self._problems.set(key, (read.problems + ports.problems) or None)
+        labels = host_endpoint_labels(record.metadata.labels)
+        self._sets.set_item(key, read.nets, labels, record.spec.profiles)
+        self._port_sets.set_item(key, EndpointPorts(read.nets, ports.ports), labels, record.spec.profiles)
 
     def _on_network_set(self, key: ResourceKey, record: GlobalNetworkSet | NetworkSet | None) -> None:
         if record is None:
@@ -185,6 +196,7 @@ class CalcGraph:
         labels = record.spec.labels_to_apply if record is not None else {}
         self._matches.set_parent_labels(key.name, labels)
         self._sets.set_parent_labels(key.name, labels)
+        self._port_sets.set_parent_labels(key.name, labels)
         self._rules.set_source(key, record)
 
     def _on_tier(self, key: ResourceKey, record: Tier | None) -> None:

@@ -6,6 +6,7 @@ from felix.calc.address_sets import AddressSets
 from felix.calc.changes import ChangeLog
 from felix.calc.compile import Draft, RuleSource, compile_rules, resolve_sets
 from felix.calc.desired import CompiledPolicy, DesiredDelta
+from felix.calc.port_sets import PortSets
 from felix.errors import Problem
 from felix.model.keys import Key, ResourceKey, format_key
 
@@ -13,8 +14,9 @@ from felix.model.keys import Key, ResourceKey, format_key
 class ActiveRules:
     """Rules by policy or profile; only what is used is compiled and holds sets."""
 
-    def __init__(self, sets: AddressSets, problems: ChangeLog[Key, tuple[Problem, ...]]) -> None:
+    def __init__(self, sets: AddressSets, port_sets: PortSets, problems: ChangeLog[Key, tuple[Problem, ...]]) -> None:
         self._sets = sets
+        self._port_sets = port_sets
         self._problems = problems
         self._source_by_key: dict[ResourceKey, RuleSource] = {}
         self._used: set[ResourceKey] = set()
@@ -59,6 +61,7 @@ class ActiveRules:
             draft = self._draft_by_key.get(key)
             self.results.set(key, resolve_sets(draft.policy, self._sets.get_ref) if draft else None)
         self._unresolved.clear()
+        self._port_sets.pop_changes(delta)
         delta.policies = self.results.pop_changes()
 
     def _settle_one(self, key: ResourceKey) -> None:
@@ -72,6 +75,11 @@ class ActiveRules:
         for selector in before.selectors if before else ():
             if selector.id not in wanted:
                 self._sets.release(selector.id, key)
+        for ports in after.ports if after else ():
+            self._port_sets.acquire(ports, key)
+        for ports in before.ports if before else ():
+            if after is None or ports not in after.ports:
+                self._port_sets.release(ports.id, key)
         if after is not None:
             self._draft_by_key[key] = after
         self._unresolved[key] = None

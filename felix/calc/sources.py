@@ -9,10 +9,13 @@ from typing import NamedTuple
 
 from felix.calc.endpoints import EndpointSpec
 from felix.calc.matches import Placement
+from felix.calc.port_sets import NamedPort
 from felix.errors import Problem, shorten
+from felix.model.endpoints import EndpointPort
 from felix.model.keys import ResourceKey, format_key
 from felix.model.net import Net, parse_address, parse_net
 from felix.model.records import GlobalNetworkPolicy, NetworkPolicy, Node, WorkloadEndpoint
+from felix.model.values import PORT_PROTOCOLS, protocol_number
 from felix.policy.order import policy_sort_key
 from felix.policy.scope import endpoint_labels, policy_selector
 from felix.selector.parse import SelectorError
@@ -38,6 +41,29 @@ def read_nets(key: ResourceKey, field: str, texts: Iterable[str], *, addresses_o
         except ValueError as error:
             problems.append(Problem(format_key(key), f"{field}[{index}]", shorten(text), str(error)))
     return NetsRead(tuple(nets), tuple(problems))
+
+
+class PortsRead(NamedTuple):
+    """The ports with names that could be read, distinct, and what is wrong with the others."""
+
+    ports: tuple[NamedPort, ...]
+    problems: tuple[Problem, ...]
+
+
+def read_ports(key: ResourceKey, ports: Iterable[EndpointPort]) -> PortsRead:
+    """Returns the named ports of an endpoint; one whose protocol has no ports is a problem, and nobody's."""
+    found: dict[NamedPort, None] = {}
+    problems = []
+    for index, one in enumerate(ports):
+        protocol = protocol_number(one.protocol)
+        if protocol is None or protocol not in PORT_PROTOCOLS:
+            reason = "is not TCP, UDP, SCTP or UDPLite; rules that name the port do not mean it"
+            problems.append(
+                Problem(format_key(key), f"spec.ports[{index}].protocol", shorten(str(one.protocol)), reason)
+            )
+        else:
+            found[NamedPort(one.name, protocol, one.port)] = None
+    return PortsRead(tuple(found), tuple(problems))
 
 
 def read_endpoint(key: ResourceKey, record: WorkloadEndpoint, read: NetsRead, revision: int) -> EndpointSpec:

@@ -23,7 +23,7 @@ class Icmp(Spec, frozen=True, gc=False, forbid_unknown_fields=True):
 class EntityRule(Spec, frozen=True, gc=False, forbid_unknown_fields=True):
     """One side of a packet; empty means no condition, all that are given must hold.
 
-    ports, not_ports: as stored, a number or a range "80:90"; after decoding never a port's name.
+    ports, not_ports: as stored, a number, a range "80:90", or the name of a port of an endpoint.
     """
 
     nets: tuple[str, ...] = ()

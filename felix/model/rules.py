@@ -98,10 +98,8 @@ def _find_entity_flaws(entity: EntityRule, protocol: int | None, path: Path) -> 
             yield from find_selector_flaws(text, (*path, name))
     for name, ports in (("ports", entity.ports), ("notPorts", entity.not_ports)):
         if ports and protocol not in PORT_PROTOCOLS:
-            yield Flaw((*path, name), "", "ports need the rule's protocol to be TCP, UDP or SCTP")
+            yield Flaw((*path, name), "", "ports need the rule's protocol to be TCP, UDP, SCTP or UDPLite")
         for index, one in enumerate(ports):
-            if is_port_name(one):
-                reason = f"cannot be enforced: names of ports are not supported yet, give its number{DENIES_INSTEAD}"
-                yield Flaw((*path, name, index), one, reason, True)
-            elif parse_ports(one) is None:
-                yield Flaw((*path, name, index), one, "expected a port from 0 to 65535, or a range like 80:90")
+            if parse_ports(one) is None and not is_port_name(one):
+                reason = "expected a port from 0 to 65535, a range like 80:90, or the name of a port"
+                yield Flaw((*path, name, index), one, reason)

@@ -137,7 +137,7 @@ def _find_workload_flaws(record: WorkloadEndpoint) -> Iterator[Flaw]:
 
 def _find_port_protocol_flaws(protocol: int | str, path: Path) -> Iterator[Flaw]:
     if protocol_number(protocol) not in PORT_PROTOCOLS:
-        yield Flaw(path, protocol, "expected TCP, UDP or SCTP")
+        yield Flaw(path, protocol, "expected TCP, UDP, SCTP or UDPLite")
 
 
 def _find_pool_flaws(spec: IPPoolSpec) -> Iterator[Flaw]:

@@ -11,7 +11,7 @@ from felix.model.policies import DEFAULT_TIER
 
 PROTOCOL_NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132, "udplite": 136}
 PROTOCOL_NAMES = ("TCP", "UDP", "ICMP", "ICMPv6", "SCTP", "UDPLite")
-PORT_PROTOCOLS = frozenset({6, 17, 132})
+PORT_PROTOCOLS = frozenset({6, 17, 132, 136})
 ICMP_PROTOCOLS = frozenset({1, 58})
 
 _NUMBER = re.compile(r"[0-9]{1,6}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, assert_never
 
 from felix.calc.desired import Action, IcmpMatch, PortRange
+from felix.model.endpoints import EndpointPort
 from felix.model.keys import ResourceKey
 from felix.model.net import Net, parse_net
 from felix.model.records import (
@@ -26,6 +27,7 @@ from felix.model.records import (
     Tier,
     WorkloadEndpoint,
 )
+from felix.model.values import protocol_number
 from felix.policy.host_settings import HostSettings
 from felix.policy.order import PolicyPlace, TierPlace, place_of_missing_tier, policy_sort_key, tier_sort_key
 from felix.policy.packet import Packet
@@ -205,8 +207,10 @@ def is_match(world: World, rule: ScopedRule, packet: Packet) -> bool:
         and (rule.not_protocol is None or rule.not_protocol != packet.protocol)
         and (rule.icmp is None or _is_icmp(rule.icmp, packet))
         and (rule.not_icmp is None or not _is_icmp(rule.not_icmp, packet))
-        and _is_side_match(world, rule.source, packet.source_net, packet.source_port)
-        and _is_side_match(world, rule.destination, packet.destination_net, packet.destination_port)
+        and _is_side_match(world, rule.source, _Side(packet.source_net, packet.protocol, packet.source_port))
+        and _is_side_match(
+            world, rule.destination, _Side(packet.destination_net, packet.protocol, packet.destination_port)
+        )
     )
 
 
@@ -214,15 +218,46 @@ def _is_icmp(icmp: IcmpMatch, packet: Packet) -> bool:
     return packet.icmp_type == icmp.type and icmp.code in (None, packet.icmp_code)
 
 
-def _is_side_match(world: World, side: ScopedEntity, address: Net, port: int | None) -> bool:
+class _Side(NamedTuple):
+    """One end of a packet. port: None if the protocol has none."""
+
+    address: Net
+    protocol: int
+    port: int | None
+
+
+def _is_side_match(world: World, side: ScopedEntity, end: _Side) -> bool:
+    address = end.address
     return (
         (side.nets is None or any(_is_inside(address, net) for net in side.nets))
         and not any(_is_inside(address, net) for net in side.not_nets)
         and (side.selector is None or is_member(world, side.selector, address))
         and (side.not_selector is None or not is_member(world, side.not_selector, address))
-        and (side.ports is None or _is_port_in(port, side.ports))
-        and not _is_port_in(port, side.not_ports)
+        and (
+            (side.ports is None and not side.port_names)
+            or _is_port_in(end.port, side.ports or ())
+            or any(_is_named_port(world, side.selector, name, end) for name in side.port_names)
+        )
+        and not _is_port_in(end.port, side.not_ports)
+        and not any(_is_named_port(world, side.selector, name, end) for name in side.not_port_names)
     )
+
+
+def _is_named_port(world: World, selector: Selector | None, name: str, end: _Side) -> bool:
+    """Whether an endpoint that the selector matches (None: any) has this address and, under `name`, this port."""
+    for key, texts, ports in _find_ports(world):
+        numbers = {(protocol_number(one.protocol), one.port) for one in ports if one.name == name}
+        is_its = end.address in map(parse_net, texts) and (end.protocol, end.port) in numbers
+        if is_its and (selector is None or selector.matches(get_labels(world, key))):
+            return True
+    return False
+
+
+def _find_ports(world: World) -> Iterator[tuple[ResourceKey, Sequence[str], Sequence[EndpointPort]]]:
+    for key, workload in world.workloads.items():
+        yield key, workload.spec.ip_networks, workload.spec.ports
+    for key, host_endpoint in world.host_endpoints.items():
+        yield key, host_endpoint.spec.expected_ips, host_endpoint.spec.ports
 
 
 def _is_inside(address: Net, net: Net) -> bool:

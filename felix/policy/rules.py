@@ -13,7 +13,14 @@ from felix.calc.desired import Action, IcmpMatch, PortRange
 from felix.errors import shorten
 from felix.model.net import Net, parse_net
 from felix.model.records import EntityRule, Icmp, Rule
-from felix.model.values import ICMP_PROTOCOLS, PORT_PROTOCOLS, PROTOCOL_NAMES, parse_ports, protocol_number
+from felix.model.values import (
+    ICMP_PROTOCOLS,
+    PORT_PROTOCOLS,
+    PROTOCOL_NAMES,
+    is_port_name,
+    parse_ports,
+    protocol_number,
+)
 from felix.policy.scope import rule_selectors
 from felix.selector.parse import Selector, SelectorError
 
@@ -22,7 +29,10 @@ from felix.selector.parse import Selector, SelectorError
 class ScopedEntity:
     """Conditions on one side of a packet; all that are given must hold, None is no condition.
 
-    nets, ports: the side is in one of them. not_nets, not_ports: in none of them.
+    nets: the side is in one of them. not_nets: in none of them.
+    ports, port_names: the port is in one of the ranges, or is one that an endpoint has under one of these names.
+    not_ports, not_port_names: it is neither. A name counts for endpoints that `selector` matches, any without one,
+    and for the protocol that the endpoint gives to it.
     selector: the address belongs to something that it matches. not_selector: to nothing that it matches.
     """
 
@@ -32,6 +42,13 @@ class ScopedEntity:
     not_selector: Selector | None = None
     ports: tuple[PortRange, ...] | None = None
     not_ports: tuple[PortRange, ...] = ()
+    port_names: tuple[str, ...] = ()
+    not_port_names: tuple[str, ...] = ()
+
+    @property
+    def has_ports(self) -> bool:
+        """Whether there is a condition on ports."""
+        return bool(self.ports is not None or self.not_ports or self.port_names or self.not_port_names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +87,10 @@ def get_protocol(value: int | str) -> int:
 
 
 def get_port_range(value: int | str) -> PortRange:
-    """Returns the ports that `80`, `"80"` or `"80:90"` means. ValueError for other texts, names of ports among them."""
+    """Returns the ports that `80`, `"80"` or `"80:90"` means. ValueError for other texts."""
     ends = parse_ports(value)
     if ends is None:
-        raise ValueError(f"ports {shorten(value)!r} are no number or range a:b in 0-65535; names are not supported")
+        raise ValueError(f"ports {shorten(value)!r} are no number or range a:b in 0-65535, and no name of a port")
     return PortRange(*ends)
 
 
@@ -91,9 +108,8 @@ def _scope_rule(policy_namespace: str, rule: Rule) -> ScopedRule:
         source=_scope_entity(policy_namespace, rule.source),
         destination=_scope_entity(policy_namespace, rule.destination),
     )
-    has_ports = any(side.ports is not None or side.not_ports for side in (scoped.source, scoped.destination))
-    if has_ports and protocol not in PORT_PROTOCOLS:
-        raise ValueError("a rule with ports needs protocol TCP, UDP or SCTP")
+    if (scoped.source.has_ports or scoped.destination.has_ports) and protocol not in PORT_PROTOCOLS:
+        raise ValueError("a rule with ports needs protocol TCP, UDP, SCTP or UDPLite")
     return scoped
 
 
@@ -121,6 +137,8 @@ def _scope_entity(policy_namespace: str, entity: EntityRule) -> ScopedEntity:
         not_selector=not_selector,
         ports=_scope_ports(entity.ports) or None,
         not_ports=_scope_ports(entity.not_ports),
+        port_names=_scope_port_names(entity.ports),
+        not_port_names=_scope_port_names(entity.not_ports),
     )
 
 
@@ -129,4 +147,8 @@ def _scope_nets(texts: Iterable[str]) -> tuple[Net, ...]:
 
 
 def _scope_ports(values: Iterable[int | str]) -> tuple[PortRange, ...]:
-    return tuple(dict.fromkeys(get_port_range(value) for value in values))
+    return tuple(dict.fromkeys(get_port_range(value) for value in values if not is_port_name(value)))
+
+
+def _scope_port_names(values: Iterable[int | str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(value) for value in values if is_port_name(value)))

@@ -96,6 +96,46 @@ CASES = {
         ("tcp 80 from 5001", "tcp 82 from 5001"),
         ("tcp 80 from 5000", "tcp 81 from 5001", "tcp 83 from 5001"),
     ),
+    # Ports with names: http is 80 of near and 8000 of far, dns is 53 of both, status is 5000 of client
+    "destination port name": Case(
+        "[{action: Allow, protocol: TCP, destination: {ports: [http]}}]",
+        ("tcp 80 to near", "tcp 8000 to far"),
+        ("tcp 8000 to near", "tcp 80 to far", "udp 80 to near", "tcp 53 to near"),
+    ),
+    "port name of another protocol": Case(
+        "[{action: Allow, protocol: TCP, destination: {ports: [dns]}}]", (), ("tcp 53", "udp 53")
+    ),
+    "port name and numbers": Case(
+        "[{action: Allow, protocol: TCP, destination: {ports: [http, 90, '100:101']}}]",
+        ("tcp 80 to near", "tcp 8000 to far", "tcp 90", "tcp 101"),
+        ("tcp 8000 to near", "tcp 91"),
+    ),
+    "port name of those selected": Case(
+        "[{action: Allow, protocol: TCP, destination: {selector: grade == 'gold', ports: [http]}}]",
+        ("tcp 80 to near",),
+        ("tcp 8000 to far", "tcp 80 to far", "tcp 90 to near"),
+    ),
+    "port name, number and selector": Case(
+        "[{action: Allow, protocol: TCP, destination: {selector: grade == 'gold', ports: [http, 90]}}]",
+        ("tcp 80 to near", "tcp 90 to near"),
+        ("tcp 8000 to far", "tcp 90 to far"),
+    ),
+    "destination port name excluded": Case(
+        "[{action: Allow, protocol: TCP, destination: {notPorts: [http, 91]}}]",
+        ("tcp 8000 to near", "tcp 80 to far", "tcp 90"),
+        ("tcp 80 to near", "tcp 8000 to far", "tcp 91", "udp 90"),
+    ),
+    "source port name": Case(
+        "[{action: Allow, protocol: TCP, source: {ports: [status]}}]",
+        ("tcp 80 from 5000",),
+        ("tcp 80 from 5001", "guest tcp 80 from 5000"),
+    ),
+    "port name that nobody has": Case(
+        "[{action: Allow, protocol: UDP, destination: {ports: [nothing]}}]", (), ("udp 53", "tcp 80")
+    ),
+    "port name in one family": Case(
+        "[{action: Allow, ipVersion: 6, protocol: UDP, destination: {ports: [dns]}}]", ("6 udp 53",), ("4 udp 53",)
+    ),
     # Nets
     "source nets": Case(
         "[{action: Allow, source: {nets: [192.168.1.8/30, 'fd00:192:168::1:a/128']}}]",

@@ -47,7 +47,7 @@ _LAW = settings(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # shown, it would be longer than anybody reads
 class History:
     """Worlds that follow each other on a host, and packets to try in each of them."""
 
@@ -262,7 +262,7 @@ def test_packet_where_no_table_is_comes_out_where_its_address_is(bench: Bench, h
     packets = [
         sample._replace(protocol=number, source_port=1, destination_port=2)
         for sample in samples
-        for number in (6, 17, 132)
+        for number in (6, 17, 132, 136)
     ]
     packets += [sample._replace(protocol=number) for sample in samples for number in (47, 59, 255)]
     packets += [Packet(4, one4, two4, 1, icmp_type=type_, icmp_code=1) for type_ in (0, 3, 8, 11)]

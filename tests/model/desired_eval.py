@@ -11,6 +11,7 @@ from felix.calc.desired import (
     EntityMatch,
     IcmpMatch,
     LocalEndpoint,
+    PortMember,
     PortRange,
     SetRef,
     Stack,
@@ -57,20 +58,36 @@ def _passes(desired: DesiredMirror, stack: Stack, packet: Packet, *, is_ingress:
 
 def _decide(desired: DesiredMirror, policy: CompiledPolicy, packet: Packet, *, is_ingress: bool) -> Action | None:
     for rule in policy.ingress if is_ingress else policy.egress:
-        if rule.action is not Action.LOG and _matches(desired.sets, rule, packet):
+        if rule.action is not Action.LOG and _matches(desired, rule, packet):
             return rule.action
     return None
 
 
-def _matches(sets: Mapping[str, set[Net]], rule: CompiledRule, packet: Packet) -> bool:
+def _matches(desired: DesiredMirror, rule: CompiledRule, packet: Packet) -> bool:
+    source = PortMember(packet.source_net, packet.protocol, packet.source_port or 0)
+    destination = PortMember(packet.destination_net, packet.protocol, packet.destination_port or 0)
     return (
         rule.ip_version in (None, packet.version)
         and rule.protocol in (None, packet.protocol)
         and rule.not_protocol != packet.protocol
         and (rule.icmp is None or _has_icmp(rule.icmp, packet))
         and (rule.not_icmp is None or not _has_icmp(rule.not_icmp, packet))
-        and _matches_side(sets, rule.source, packet.source_net, packet.source_port)
-        and _matches_side(sets, rule.destination, packet.destination_net, packet.destination_port)
+        and _matches_side(desired.sets, rule.source, packet.source_net)
+        and _matches_side(desired.sets, rule.destination, packet.destination_net)
+        and _matches_port(desired, rule.source, source, has_port=packet.source_port is not None)
+        and _matches_port(desired, rule.destination, destination, has_port=packet.destination_port is not None)
+    )
+
+
+def _matches_port(desired: DesiredMirror, side: EntityMatch, end: PortMember, *, has_port: bool) -> bool:
+    port = end.port if has_port else None
+    is_wanted = side.ports is not None or side.port_sets
+    return (
+        not is_wanted
+        or _has_port(side.ports or (), port)
+        or any(end in desired.port_sets[set_id] for set_id in side.port_sets)
+    ) and not (
+        _has_port(side.not_ports, port) or any(end in desired.port_sets[set_id] for set_id in side.not_port_sets)
     )
 
 
@@ -78,14 +95,12 @@ def _has_icmp(match: IcmpMatch, packet: Packet) -> bool:
     return match.type == packet.icmp_type and match.code in (None, packet.icmp_code)
 
 
-def _matches_side(sets: Mapping[str, set[Net]], side: EntityMatch, address: Net, port: int | None) -> bool:
+def _matches_side(sets: Mapping[str, set[Net]], side: EntityMatch, address: Net) -> bool:
     return (
         (side.nets is None or any(net.__contains__(address) for net in side.nets))
         and not any(net.__contains__(address) for net in side.not_nets)
         and all(_is_member(sets[ref.id], ref, address) for ref in side.sets)
         and not any(_is_member(sets[ref.id], ref, address) for ref in side.not_sets)
-        and (side.ports is None or _has_port(side.ports, port))
-        and not _has_port(side.not_ports, port)
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from felix.calc.desired import CompiledPolicy, DesiredDelta, LocalEndpoint, SetRef
+from felix.calc.desired import CompiledPolicy, DesiredDelta, LocalEndpoint, PortMember, SetRef
 from felix.model.keys import ResourceKey
 from felix.model.net import Net
 
@@ -18,6 +18,7 @@ class DesiredMirror:
     """Desired state as a dataplane knows it after the deltas it was given."""
 
     sets: dict[str, set[Net]] = field(default_factory=dict)
+    port_sets: dict[str, set[PortMember]] = field(default_factory=dict)
     policies: dict[ResourceKey, CompiledPolicy] = field(default_factory=dict)
     endpoints: dict[ResourceKey, LocalEndpoint] = field(default_factory=dict)
     blocks: set[Net] = field(default_factory=set)
@@ -25,6 +26,7 @@ class DesiredMirror:
     def on_delta(self, delta: DesiredDelta) -> None:
         """Follows one delta; AssertionError when it contradicts what was told or leaves something dangling."""
         self._follow_sets(delta)
+        self._follow_port_sets(delta)
         for key, policy in delta.policies.items():
             assert policy != self.policies.get(key), f"{key} was told without a change"
             _put(self.policies, key, policy)
@@ -55,6 +57,23 @@ class DesiredMirror:
             members -= change.removed
             members |= change.added
 
+    def _follow_port_sets(self, delta: DesiredDelta) -> None:
+        for set_id, wanted in delta.port_sets.items():
+            assert bool(wanted) != (set_id in self.port_sets), f"port set {set_id} was told without a change"
+            if wanted:
+                self.port_sets[set_id] = set()
+            else:
+                del self.port_sets[set_id]
+                assert set_id not in delta.port_members, f"members of the dropped port set {set_id}"
+        for set_id, change in delta.port_members.items():
+            members = self.port_sets[set_id]
+            assert change.added or change.removed, f"empty change of {set_id}"
+            assert change.added.isdisjoint(change.removed)
+            assert change.removed <= members, f"{set_id} never had {change.removed - members}"
+            assert change.added.isdisjoint(members), f"{set_id} already has {change.added & members}"
+            members -= change.removed
+            members |= change.added
+
     def _check_references(self) -> None:
         named: set[ResourceKey] = set()
         for endpoint in self.endpoints.values():
@@ -73,6 +92,8 @@ class DesiredMirror:
                 assert (ref.nets4, ref.nets6) == (4 in prefixes, 6 in prefixes), f"{key} has wrong flags for {ref.id}"
                 used.add(ref.id)
         assert self.sets.keys() == used, f"unused: {self.sets.keys() - used}"
+        named_ports = {set_id for policy in self.policies.values() for set_id in find_port_sets(policy)}
+        assert self.port_sets.keys() == named_ports, f"unused or unknown: {self.port_sets.keys() ^ named_ports}"
 
     def _check_members(self, set_ids: set[str]) -> None:
         for set_id in set_ids & self.sets.keys():
@@ -95,6 +116,12 @@ def find_refs(policy: CompiledPolicy) -> list[SetRef]:
         for entity in (rule.source, rule.destination):
             refs += [*entity.sets, *entity.not_sets]
     return refs
+
+
+def find_port_sets(policy: CompiledPolicy) -> list[str]:
+    """Returns the ids of the port sets that a policy looks into."""
+    sides = [side for rule in policy.ingress + policy.egress for side in (rule.source, rule.destination)]
+    return [set_id for side in sides for set_id in (*side.port_sets, *side.not_port_sets)]
 
 
 def _put(table: dict[K, V], key: K, value: V | None) -> None:

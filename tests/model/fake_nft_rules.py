@@ -174,10 +174,33 @@ class _Parser:
             return
         if what not in ("saddr", "daddr"):
             self._fail()
+        if self._is_next("."):
+            self._address_and_port(version, what[0])
+            return
         is_negated = self._is_next("!=")
         values = self._values()
         self._conditions.append(_in_addresses(version, what, values, is_negated))
         self._sets += [value[1:] for value in values if value.startswith("@")]
+
+    def _address_and_port(self, version: int, side: str) -> None:
+        for token in ("meta", "l4proto", "."):
+            self._expect(token)
+        protocol = _PROTOCOLS[self._take()]
+        self._expect(f"{side}port")
+        is_negated = self._is_next("!=")
+        set_ = self._take()[1:]
+        self._sets.append(set_)
+
+        def holds(passing: Passing, sets: Sets) -> bool:
+            packet = passing.packet
+            if packet.version != version or packet.protocol != protocol:
+                return False
+            net = packet.source_net if side == "s" else packet.destination_net
+            port = packet.source_port if side == "s" else packet.destination_port
+            key = net.packed + bytes((protocol, 0, 0, 0)) + (port or 0).to_bytes(2, "big") + bytes(2)
+            return (key in sets[set_]) is not is_negated
+
+        self._conditions.append(holds)
 
     def _port(self, protocol: int, side: str) -> None:
         if side not in ("sport", "dport"):

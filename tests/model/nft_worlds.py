@@ -13,6 +13,8 @@ from felix.calc.desired import (
     IcmpMatch,
     LocalEndpoint,
     MemberDelta,
+    PortDelta,
+    PortMember,
     PortRange,
     SetRef,
     Stack,
@@ -40,6 +42,12 @@ MEMBERS = tuple(
     ).split()
 )
 SET_IDS = ("s1", "s2")
+PORT_SET_IDS = ("http@s1", "odd name@s2")
+PORT_MEMBERS = tuple(
+    PortMember(parse_net(text), protocol, port)
+    for text in ("10.1.2.3", "fd00::1")
+    for protocol, port in ((6, 80), (17, 53), (6, 65535))
+)
 
 nets = st.lists(st.sampled_from(NETS), max_size=4).map(tuple)
 ports = st.lists(
@@ -55,6 +63,9 @@ protocols = st.sampled_from((None, None, None, 1, 6, 17, 58, 132, 136, 51, 255))
 VERSIONS = (None, None, None, 4, 6)
 
 
+port_references = st.lists(st.sampled_from(PORT_SET_IDS), max_size=2, unique=True).map(tuple)
+
+
 def entities(references: st.SearchStrategy[tuple[SetRef, ...]]) -> st.SearchStrategy[EntityMatch]:
     """Yields conditions on one side; many have none."""
     return st.just(EntityMatch()) | st.builds(
@@ -65,6 +76,8 @@ def entities(references: st.SearchStrategy[tuple[SetRef, ...]]) -> st.SearchStra
         not_sets=st.just(()) | references,
         ports=st.none() | ports,
         not_ports=st.just(()) | ports,
+        port_sets=st.just(()) | port_references,
+        not_port_sets=st.just(()) | port_references,
     )
 
 
@@ -116,6 +129,9 @@ def deltas(draw: st.DrawFn) -> DesiredDelta:
     for set_id in SET_IDS:
         delta.sets[set_id] = True
         delta.members[set_id] = MemberDelta(set(draw(st.lists(st.sampled_from(MEMBERS), max_size=6))), set())
+    for set_id in PORT_SET_IDS:
+        delta.port_sets[set_id] = True
+        delta.port_members[set_id] = PortDelta(set(draw(st.lists(st.sampled_from(PORT_MEMBERS), max_size=4))), set())
     for key in (*POLICY_KEYS, *PROFILE_KEYS):
         if draw(st.integers(0, 7)):
             delta.policies[key] = draw(policies)

@@ -38,7 +38,7 @@ from felix.model.records import (
     WorkloadEndpoint,
 )
 from felix.policy.evaluate import World
-from felix.policy.packet import ICMP, ICMPV6, SCTP, TCP, UDP, Packet
+from felix.policy.packet import ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE, Packet
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 Document = dict[str, Json]
@@ -62,7 +62,7 @@ NAMESPACES = ("blue", "red")
 PROFILES = ("p0", "p1", "kns.blue", "kns.red")
 MISSING_PROFILE = "ghost"
 MISSING_TIER = "vanished"
-PROTOCOLS = (TCP, UDP, SCTP, ICMP, ICMPV6, 47, 4)
+PROTOCOLS = (TCP, UDP, SCTP, UDPLITE, ICMP, ICMPV6, 47, 4)
 
 NETS = """
 10.65.0.0/30 10.65.0.0/29 10.65.0.2/31 10.65.0.1/32 10.65.0.3 10.65.0.0/16 192.0.2.0/24 192.0.2.128/25 192.0.2.129/32
@@ -71,7 +71,20 @@ NETS = """
 """.split()
 OUTSIDERS = ("192.0.2.1", "192.0.2.127", "192.0.2.128", "192.0.2.129", "10.65.0.0", "10.65.0.8", "198.51.100.1")
 OUTSIDERS6 = ("2001:db8::1", "2001:db8::2", "2001:db9::1", "fd00:65::8", "fd00:66::1")
-PORTS: tuple[int | str, ...] = (80, "80", "80:90", "1:1", "1000:2000", 9000, "9000:65535", 65535, "0:79", "0:65535")
+PORT_NAMES = ("http", "metrics")
+PORTS: tuple[int | str, ...] = (
+    *PORT_NAMES,
+    80,
+    "80",
+    "80:90",
+    "1:1",
+    "1000:2000",
+    9000,
+    "9000:65535",
+    65535,
+    "0:79",
+    "0:65535",
+)
 PORT_NUMBERS = (1, 2, 79, 80, 81, 90, 91, 999, 1000, 2000, 2001, 4789, 8999, 9000, 9001, 65534, 65535)
 # Neighbour discovery has rules of its own beside policy: types 133-137 are left out.
 ICMP_TYPES = {ICMP: (0, 3, 8, 11), ICMPV6: (1, 3, 128, 129)}
@@ -121,6 +134,16 @@ _CONDITIONS: tuple[tuple[str, st.SearchStrategy[Json]], ...] = (
     ("notNets", _NET_LISTS),
     ("notSelector", SELECTORS),
 )
+_ENDPOINT_PORTS: st.SearchStrategy[list[Document]] = st.lists(
+    st.fixed_dictionaries(
+        {
+            "name": st.sampled_from(PORT_NAMES),
+            "protocol": st.sampled_from(["TCP", "TCP", "UDP", "SCTP", "UDPLite", 6]),
+            "port": st.sampled_from([80, 81, 9000]),
+        }
+    ),
+    max_size=3,
+)
 _SOME_CONDITIONS = st.lists(st.sampled_from(_CONDITIONS), max_size=2)
 _SOME_PORTS, _SOME_NOT_PORTS = rarely(_PORT_LISTS, 3), rarely(_PORT_LISTS, 5)
 
@@ -137,7 +160,9 @@ def entities(draw: st.DrawFn, has_ports: bool) -> Document:
 _ENTITIES = st.one_of(st.just(Document()), entities(has_ports=False))
 _ENTITIES_WITH_PORTS = st.one_of(st.just(Document()), entities(has_ports=True))
 _ACTIONS = st.sampled_from(["Allow", "Allow", "Allow", "Deny", "Deny", "Pass", "Log", "Log"])
-_RULE_PROTOCOLS = st.sampled_from([None, None, None, None, "TCP", "UDP", "SCTP", "ICMP", "ICMPv6", 6, 47])
+_RULE_PROTOCOLS = st.sampled_from(
+    [None, None, None, None, "TCP", "TCP", "UDP", "SCTP", "UDPLite", "ICMP", "ICMPv6", 6, 47]
+)
 _RULE_NOT_PROTOCOLS = rarely(st.sampled_from(["TCP", "UDP", "ICMP", 47]), 6)
 _RULE_VERSIONS = {
     version: rarely(st.sampled_from([4, 6] if version is None else [version]), 6) for version in (None, 4, 6)
@@ -160,7 +185,7 @@ def rules(draw: st.DrawFn) -> Document:
     protocol = draw(_RULE_PROTOCOLS)
     name = str(protocol)
     icmp = _given(icmp=draw(_SOME_ICMP[name]), notICMP=draw(_SOME_ICMP[name])) if name in _SOME_ICMP else {}
-    sides = _ENTITIES_WITH_PORTS if protocol in ("TCP", "UDP", "SCTP", 6) else _ENTITIES
+    sides = _ENTITIES_WITH_PORTS if protocol in ("TCP", "UDP", "SCTP", "UDPLite", 6) else _ENTITIES
     return _given(
         action=draw(_ACTIONS),
         ipVersion=draw(_RULE_VERSIONS[_VERSION_BY_PROTOCOL.get(name)]),
@@ -232,6 +257,7 @@ def _workloads(draw: st.DrawFn, number: int) -> tuple[ResourceKey, Document, dic
         "mac": f"02:00:00:00:00:{number:02x}",
         "ipNetworks": [addresses[version] for version in networks],
         "profiles": draw(_PROFILE_LISTS),
+        "ports": draw(_ENDPOINT_PORTS),
     }
     namespace = draw(_NAMESPACES)
     return ResourceKey("WorkloadEndpoint", namespace, f"{node}-cni-w{number}-eth0"), spec, draw(LABELS)
@@ -273,7 +299,7 @@ def worlds(draw: st.DrawFn) -> World:
     tiers = {}
     for name in [name for name in ("default", "early", "late") if draw(_PRESENT)]:
         key = ResourceKey("Tier", "", name)
-        action = "Deny" if name == "default" else draw(st.sampled_from(["Deny", "Pass", None]))
+        action = "Deny" if name == "default" else draw(st.sampled_from(["Pass", "Deny", None]))
         order = 1_000_000 if name == "default" else draw(_ORDERS)
         tiers[key] = read_record(key, _given(order=order, defaultAction=action), None, Tier)
     policies = {}
@@ -304,6 +330,7 @@ def _host_endpoints(draw: st.DrawFn) -> dict[ResourceKey, HostEndpoint]:
         return {}
     key = ResourceKey("HostEndpoint", "", "h1-eth0")
     spec: Document = {"node": "h1", "interfaceName": "eth0", "expectedIPs": ["192.0.2.1", "2001:db8::1"]}
+    spec["ports"] = draw(_ENDPOINT_PORTS)
     return {key: read_record(key, spec, draw(LABELS), HostEndpoint)}
 
 
@@ -360,7 +387,7 @@ def draw_packet(draw: st.DrawFn, world: World, protocols: Sequence[int]) -> Pack
         source = others[0] if destination != others[0] else others[1]
     alien = ICMPV6 if version == 4 else ICMP
     protocol = _pick(draw, [number for number in protocols if number != alien])
-    if protocol in (TCP, UDP, SCTP):
+    if protocol in (TCP, UDP, SCTP, UDPLITE):
         return Packet(version, source, destination, protocol, _pick(draw, PORT_NUMBERS), _pick(draw, PORT_NUMBERS))
     if protocol in ICMP_TYPES:
         icmp_type, code = _pick(draw, ICMP_TYPES[protocol]), _pick(draw, ICMP_CODES)

@@ -76,10 +76,13 @@ class Fleet:
         self.put("Profile", "open", _OPEN)
         self.put("Profile", "kns.blue", {"labelsToApply": {"pcns.team": "web"}})
         self.put("Profile", "kns.red", {"labelsToApply": {"pcns.team": "db"}})
-        self.add("client", self.h1, "blue", "10", role="client", color="green")
+        http: Document = {"name": "http", "protocol": "TCP", "port": 80}
+        dns: Document = {"name": "dns", "protocol": "UDP", "port": 53}
+        status: Document = {"name": "status", "protocol": "TCP", "port": 5000}
+        self.add("client", self.h1, "blue", "10", ports=(status,), role="client", color="green")
         self.add("guest", self.h1, "red", "12", role="client")
-        self.add("near", self.h1, "blue", "20", role="server", grade="gold")
-        self.add("far", self.h2, "red", "20", role="server", grade="silver")
+        self.add("near", self.h1, "blue", "20", ports=(http, dns), role="server", grade="gold")
+        self.add("far", self.h2, "red", "20", ports=({**http, "port": 8000}, dns), role="server", grade="silver")
         self.sites["outside"] = Site(self.lab.fabric, "10.0.0.254", "fd00:10::fe")
         self.sites["h1"] = Site(self.h1, self.h1.ipv4, self.h1.ipv6)
         self.sites["h2"] = Site(self.h2, self.h2.ipv4, self.h2.ipv6)
@@ -88,7 +91,15 @@ class Fleet:
         wait_until(lambda: self.is_open("icmp 8 to far") and self.is_open("icmp6 128 to far"), 20.0, "BGP")
 
     def add(
-        self, name: str, host: Host, namespace: str, last: str, *, block: int | None = None, **labels: str
+        self,
+        name: str,
+        host: Host,
+        namespace: str,
+        last: str,
+        *,
+        block: int | None = None,
+        ports: Sequence[Mapping[str, Json]] = (),
+        **labels: str,
     ) -> Workload:
         """The container exists, with addresses that end in `last` (decimal) in the blocks of its host, or of another.
 
@@ -100,6 +111,7 @@ class Fleet:
             name,
             profiles=[f"kns.{namespace}", "open"],
             labels=labels,
+            ports=ports,
             ipv4=f"192.168.{number}.{last}",
             ipv6=f"fd00:192:168::{number}:{int(last):x}",
             namespace_name=namespace,

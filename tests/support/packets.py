@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from felix.policy.packet import ICMP, ICMPV6, UDP, Packet
+from felix.policy.packet import ICMP, ICMPV6, UDP, UDPLITE, Packet
 
 _ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 _ETHERNET_BYTES = 14
@@ -79,6 +79,8 @@ def reverse(packet: Packet) -> Packet:
 def find_flow(packet: Packet) -> Flow:
     """Returns what tells flows apart; that of the replies is another."""
     ports = packet.source_port, packet.destination_port
+    if packet.protocol == UDPLITE:  # not every kernel tracks it by ports
+        ports = None, None
     return (packet.version, packet.protocol, packet.source, packet.destination, *ports)
 
 
@@ -106,6 +108,8 @@ def _segment(packet: Packet, number: int) -> bytes:
             return _summed(packet, header + payload, 16)
         case 17:
             return _summed(packet, ports + struct.pack(">HH", 8 + len(payload), 0) + payload, 6)
+        case 136:
+            return _summed(packet, ports + struct.pack(">HH", 0, 0) + payload, 6)  # the sum covers all of it
         case 132:
             chunk = struct.pack(">BBHIIHHI", 1, 0, 20, number + 1, 65535, 1, 1, number)
             return ports + bytes(4) + struct.pack("<I", _crc32c(ports + bytes(8) + chunk)) + chunk
@@ -135,7 +139,7 @@ def _summed(packet: Packet, segment: bytes, offset: int) -> bytes:
     if packet.protocol != ICMP:
         pseudo = _addresses(packet) + struct.pack(">II", len(segment), packet.protocol)
     value = _checksum(pseudo + segment)
-    if packet.protocol == UDP and value == 0:
+    if packet.protocol in (UDP, UDPLITE) and value == 0:
         value = 0xFFFF  # zero would say that there is none
     return segment[:offset] + struct.pack(">H", value) + segment[offset + 2 :]
 

@@ -29,7 +29,9 @@ _FAR_MAC = "02:bb:bb:bb:bb:bb"
 _ENDS = Ends(bytes.fromhex(_FAR_MAC.replace(":", "")), bytes.fromhex(_HOST_MAC.replace(":", "")))
 _PATIENCE_S = 10.0
 _SENTINEL = Packet(4, parse_net("198.18.0.1").value, parse_net("198.18.0.2").value, UDP, 9, 9)
+# Connection tracking checks the sums of UDPLite as if it were UDP (nf_conntrack_proto_udp.c), and calls all invalid.
 _SETTINGS = """
+net.netfilter.nf_conntrack_checksum=0
 net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0 net.ipv4.icmp_ratelimit=0
 net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0 net.ipv6.conf.default.accept_dad=0

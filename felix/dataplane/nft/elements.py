@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
+from felix.calc.desired import PortMember
 from felix.dataplane.netlink.message import (
     NLM_F_CREATE,
     attribute,
@@ -49,6 +50,8 @@ KEY_BYTES = {
     ElementShape.IPV6: 16,
     ElementShape.IPV4_RANGE: 4,
     ElementShape.IPV6_RANGE: 16,
+    ElementShape.IPV4_PORT: 12,  # each part begins at a multiple of four
+    ElementShape.IPV6_PORT: 24,
     ElementShape.NAME: NAME_BYTES,
     ElementShape.NAME_IPV4: NAME_BYTES + 4,
     ElementShape.NAME_IPV6: NAME_BYTES + 16,
@@ -74,6 +77,12 @@ def address_key(net: Net) -> tuple[ElementShape, bytes]:
         return (ElementShape.IPV4 if net.version == 4 else ElementShape.IPV6), net.packed
     first, last = net.packed, net.last.to_bytes(net.bits // 8, "big")
     return (ElementShape.IPV4_RANGE if net.version == 4 else ElementShape.IPV6_RANGE), first + last
+
+
+def port_key(member: PortMember) -> tuple[ElementShape, bytes]:
+    """Returns which part of a port set a member belongs into, and its key there."""
+    shape = ElementShape.IPV4_PORT if member.address.version == 4 else ElementShape.IPV6_PORT
+    return shape, member.address.packed + struct.pack(">B3xH2x", member.protocol, member.port)
 
 
 # --- Writing ---

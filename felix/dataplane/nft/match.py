@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from felix.calc.desired import CompiledRule, EntityMatch, IcmpMatch, PortRange, SetRef
-from felix.dataplane.nft.names import address_set
+from felix.dataplane.nft.names import address_set, port_set
 from felix.dataplane.nft.types import ElementShape
 from felix.model.net import Net, format_address
 
@@ -28,6 +28,7 @@ _FAMILY = {4: "meta nfproto 2", 6: "meta nfproto 10"}
 _FAMILY_BEFORE_ICMP = {4: "ip version 4", 6: "ip6 version 6"}
 _ICMP_OF = {4: ICMP, 6: ICMPV6}
 _ADDRESS_WORD = {4: "ip", 6: "ip6"}
+_FAMILY_SAYING = ("icmp type", "icmpv6 type", "ip ", "ip6 ")
 _LAST = {4: (1 << 32) - 1, 6: (1 << 128) - 1}
 _LAST_PORT = 65535
 _SHAPES = {4: (ElementShape.IPV4, ElementShape.IPV4_RANGE), 6: (ElementShape.IPV6, ElementShape.IPV6_RANGE)}
@@ -44,7 +45,7 @@ def render_matches(rule: CompiledRule) -> Iterator[str]:
     transports = list(_transports(rule))
     for version, addresses in _addresses(rule):
         for transport in transports:
-            if version is None or transport.version in (None, version):
+            if None in (version, transport.version) or version == transport.version:
                 yield _combine(version or transport.version, addresses, transport)
 
 
@@ -58,7 +59,7 @@ class _Transport(NamedTuple):
 
 def _combine(version: int | None, addresses: Terms, transport: _Transport) -> str:
     family: Terms = ()
-    is_said = addresses or any(term.startswith(("icmp type", "icmpv6 type")) for term in transport.terms)
+    is_said = addresses or any(term.startswith(_FAMILY_SAYING) for term in transport.terms)
     if version is not None and not is_said:
         is_plain_icmp = transport.protocol == _ICMP_OF[version]
         family = (_FAMILY_BEFORE_ICMP[version] if is_plain_icmp else _FAMILY[version],)
@@ -149,7 +150,7 @@ def _transports(rule: CompiledRule) -> Iterator[_Transport]:
     for protocol in sorted(special):
         if protocol != rule.not_protocol:
             yield from _one_protocol(rule, protocol)
-    if rule.icmp is not None or rule.source.ports is not None or rule.destination.ports is not None:
+    if rule.icmp is not None or any(_wants_port(side) for side in (rule.source, rule.destination)):
         return  # what has no ICMP header or no ports does not match
     if rule.not_protocol is not None:
         special.add(rule.not_protocol)
@@ -161,47 +162,95 @@ def _transports(rule: CompiledRule) -> Iterator[_Transport]:
 
 
 def _one_protocol(rule: CompiledRule, protocol: int) -> Iterator[_Transport]:
-    sources = _ports(protocol, "sport", rule.source)
-    destinations = _ports(protocol, "dport", rule.destination, keeps_apart=_excludes_one_port(rule.source))
-    if sources is None or destinations is None:
-        return
-    ports = sources + destinations
-    plain = tuple(ports) or (f"meta l4proto {protocol}",)
-    if rule.icmp is None and rule.not_icmp is None:
-        yield _Transport(None, protocol, plain)
-        return
-    for version in (4, 6):
-        # Only ICMP in IPv4 and ICMPv6 in IPv6 have the header that these conditions are about.
-        if protocol == _ICMP_OF[version]:
-            yield _Transport(version, protocol, _icmp(_ICMP_WORD[protocol], rule.icmp, rule.not_icmp))
-        elif rule.icmp is None:
-            yield _Transport(version, protocol, plain)
+    has_port_sets = any(side.port_sets or side.not_port_sets for side in (rule.source, rule.destination))
+    has_icmp = rule.icmp is not None or rule.not_icmp is not None
+    for version in (4, 6) if has_port_sets or has_icmp else (None,):
+        # Only ICMP in IPv4 and ICMPv6 in IPv6 have the header that conditions on it are about.
+        is_about_icmp = has_icmp and version is not None and protocol == _ICMP_OF[version]
+        if rule.icmp is not None and not is_about_icmp:
+            continue
+        icmp = _icmp(_ICMP_WORD[protocol], rule.icmp, rule.not_icmp) if is_about_icmp else ()
+        sources = _ports(_End(version, protocol, "s"), rule.source)
+        ends_apart = _excludes_one_port(rule.source)
+        destinations = _ports(_End(version, protocol, "d"), rule.destination, keeps_apart=ends_apart)
+        for source, destination in itertools.product(sources, destinations):
+            numbers, members = source.numbers + destination.numbers, source.members + destination.members
+            yield _Transport(version, protocol, (*icmp, *numbers, *members) or (f"meta l4proto {protocol}",))
+
+
+class _End(NamedTuple):
+    """Which port. version: None when no port set is looked into. side: `s` or `d`, as nft's words begin."""
+
+    version: int | None
+    protocol: int
+    side: str
+
+
+class _PortTerms(NamedTuple):
+    """Terms on the port alone, and such that look into port sets; they are written in this order."""
+
+    numbers: Terms
+    members: Terms
 
 
 def _has_ports(rule: CompiledRule) -> bool:
-    return any(side.ports is not None or side.not_ports for side in (rule.source, rule.destination))
+    return any(
+        side.ports is not None or side.not_ports or side.port_sets or side.not_port_sets
+        for side in (rule.source, rule.destination)
+    )
+
+
+def _wants_port(entity: EntityMatch) -> bool:
+    return entity.ports is not None or bool(entity.port_sets)
 
 
 def _excludes_one_port(entity: EntityMatch) -> bool:
     return [first == last for first, last in _cover(entity.not_ports)] == [True]
 
 
-def _ports(protocol: int, side: str, entity: EntityMatch, *, keeps_apart: bool = False) -> list[str] | None:
-    """Returns the port terms of one side; None when no packet can match. keeps_apart: no `!=` with a single port."""
+def _ports(end: _End, entity: EntityMatch, *, keeps_apart: bool = False) -> list[_PortTerms]:
+    """Returns the alternatives for the port of one side: none when no packet can match.
+
+    keeps_apart: no `!=` with a single port.
+    """
     wanted = None if entity.ports is None else _cover((port.first, port.last) for port in entity.ports)
-    if protocol not in _PORTS_WORD:
-        return [] if wanted is None else None
+    is_wanted = wanted is not None or bool(entity.port_sets)
+    if end.protocol not in _PORTS_WORD:
+        return [] if is_wanted else [_PortTerms((), ())]
     excluded = _cover((port.first, port.last) for port in entity.not_ports)
-    if keeps_apart and _excludes_one_port(entity):
+    if excluded == [(0, _LAST_PORT)]:
+        return []
+    outside = [_look_up(end, set_id, "!= ") for set_id in entity.not_port_sets]
+    choices = []
+    if wanted is not None or not is_wanted:
+        numbers = _port_numbers(end, wanted, excluded, keeps_apart=keeps_apart and _excludes_one_port(entity))
+        choices += [] if numbers is None else [_PortTerms(numbers, tuple(outside))]
+    numbers = _port_numbers(end, None, excluded, keeps_apart=keeps_apart and _excludes_one_port(entity))
+    for set_id in entity.port_sets if numbers is not None else ():
+        choices.append(_PortTerms(numbers or (), (_look_up(end, set_id, ""), *outside)))
+    return choices
+
+
+def _port_numbers(end: _End, wanted: list[Range] | None, excluded: list[Range], *, keeps_apart: bool) -> Terms | None:
+    """Returns the terms for a port in `wanted` (None: any) and not in `excluded`; None when there is no such port."""
+    if keeps_apart:
         wanted, excluded = _without([(0, _LAST_PORT)] if wanted is None else wanted, excluded[0][0]), []
-    if wanted == [] or excluded == [(0, _LAST_PORT)]:
+    if wanted == []:
         return None
+    word = f"{_PORTS_WORD[end.protocol]} {end.side}port"
     terms = []
     if wanted is not None and wanted != [(0, _LAST_PORT)]:
-        terms.append(f"{_PORTS_WORD[protocol]} {side} {_render_ports(wanted)}")
+        terms.append(f"{word} {_render_ports(wanted)}")
     if excluded:
-        terms.append(f"{_PORTS_WORD[protocol]} {side} != {_render_ports(excluded)}")
-    return terms
+        terms.append(f"{word} != {_render_ports(excluded)}")
+    return tuple(terms)
+
+
+def _look_up(end: _End, set_id: str, negation: str) -> str:
+    assert end.version is not None
+    shape = ElementShape.IPV4_PORT if end.version == 4 else ElementShape.IPV6_PORT
+    parts = f"{_ADDRESS_WORD[end.version]} {end.side}addr . meta l4proto . {_PORTS_WORD[end.protocol]} {end.side}port"
+    return f"{parts} {negation}@{port_set(set_id, shape)}"
 
 
 def _render_ports(ranges: Sequence[Range]) -> str:

@@ -44,6 +44,12 @@ def address_set(set_id: str, shape: ElementShape) -> str:
     return f"{_ADDRESS_PREFIX[shape]}-{set_id if _SET_ID.fullmatch(set_id) else 'x' + _digest(set_id)}"
 
 
+def port_set(set_id: str, shape: ElementShape) -> str:
+    """Returns the name of the kernel set that holds one family of a port set. shape: IPV4_PORT or IPV6_PORT."""
+    name = set_id.partition("@")[0]
+    return f"{_ADDRESS_PREFIX[shape]}-{_plain(name)}-{_digest(set_id)}"
+
+
 def comment(text: str) -> str:
     """Returns `text` as a rule's comment, quotes included: plain characters only, at most 120 of them."""
     return f'"{_UNPLAIN_COMMENT.sub("_", text)[:_COMMENT_CHARACTERS]}"'
@@ -55,6 +61,8 @@ _ADDRESS_PREFIX = {
     ElementShape.IPV6: "a6",
     ElementShape.IPV4_RANGE: "n4",
     ElementShape.IPV6_RANGE: "n6",
+    ElementShape.IPV4_PORT: "p4",
+    ElementShape.IPV6_PORT: "p6",
 }
 
 

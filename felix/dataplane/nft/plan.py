@@ -26,6 +26,7 @@ from felix.dataplane.nft.chains import ChainBook
 from felix.dataplane.nft.elements import name_key
 from felix.dataplane.nft.members import MemberBook
 from felix.dataplane.nft.names import EGRESS, INGRESS, stack_chain
+from felix.dataplane.nft.ports import PortSets
 from felix.dataplane.nft.types import (
     ApplyResult,
     CleanupPlan,
@@ -56,6 +57,7 @@ class NftPlan:
         self._objects: DeltaTracker[ObjectName, Lines] = DeltaTracker()
         self._members = MemberBook()
         self._addresses = AddressSets(self._objects, self._members)
+        self._ports = PortSets(self._objects, self._members)
         self._endpoints: dict[ResourceKey, LocalEndpoint] = {}
         self._key_by_interface: dict[bytes, ResourceKey] = {}
         self._problems: dict[ResourceKey, Problem] = {}
@@ -79,11 +81,16 @@ class NftPlan:
         for set_id, wanted in delta.sets.items():
             if wanted:
                 self._addresses.open(set_id)
+        for set_id, wanted in delta.port_sets.items():
+            if wanted:
+                self._ports.open(set_id)
         for key, policy in delta.policies.items():
             self._addresses.set_references(key, policy)
             self._chains.set_policy(key, policy)
         for set_id, members in delta.members.items():
             self._addresses.change(set_id, members.added, members.removed)
+        for set_id, ports in delta.port_members.items():
+            self._ports.change(set_id, ports.added, ports.removed)
         for key in delta.endpoints:
             self._release(key)
         for key, endpoint in delta.endpoints.items():
@@ -92,6 +99,9 @@ class NftPlan:
         for set_id, wanted in delta.sets.items():
             if not wanted:
                 self._addresses.close(set_id)
+        for set_id, wanted in delta.port_sets.items():
+            if not wanted:
+                self._ports.close(set_id)
         self._chains.settle()
 
     def replace_believed(self, table: KernelTable) -> None:

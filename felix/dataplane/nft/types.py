@@ -61,6 +61,8 @@ class ElementShape(enum.Enum):
     IPV6 = "ipv6_addr"
     IPV4_RANGE = "ipv4_addr interval"
     IPV6_RANGE = "ipv6_addr interval"
+    IPV4_PORT = "ipv4_addr . inet_proto . inet_service"
+    IPV6_PORT = "ipv6_addr . inet_proto . inet_service"
     NAME = "ifname"
     NAME_IPV4 = "ifname . ipv4_addr"
     NAME_IPV6 = "ifname . ipv6_addr"

@@ -126,7 +126,7 @@ def test_null_counts_as_absent() -> None:
         ({"action": "Allow", "protocol": "TCP", "destination": {"ports": ["90:80"]}}, ".destination.ports[0]"),
         ({"action": "Allow", "protocol": "TCP", "destination": {"ports": [65536]}}, ".destination.ports[0]"),
         ({"action": "Allow", "protocol": "TCP", "destination": {"ports": [-1]}}, ".destination.ports[0]"),
-        ({"action": "Allow", "protocol": "TCP", "destination": {"ports": ["http"]}}, ".destination.ports[0]"),
+        ({"action": "Allow", "protocol": "TCP", "destination": {"ports": ["http server"]}}, ".destination.ports[0]"),
         ({"action": "Allow", "protocol": "TCP", "icmp": {"type": 8}}, ".icmp"),
         ({"action": "Allow", "protocol": "ICMP", "icmp": {"code": 0}}, ".icmp.code"),
         ({"action": "Allow", "protocol": "ICMP", "icmp": {"type": 255}}, ".icmp.type"),

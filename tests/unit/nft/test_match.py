@@ -6,8 +6,14 @@ import pytest
 
 from felix.calc.desired import ANY_ENTITY, Action, CompiledRule, EntityMatch, IcmpMatch, PortRange, SetRef
 from felix.dataplane.nft.match import render_address, render_matches
+from felix.dataplane.nft.names import port_set
+from felix.dataplane.nft.types import ElementShape
 from felix.model.net import Net, parse_net
 
+_HTTP = {
+    "ip": port_set("http@x", ElementShape.IPV4_PORT),
+    "ip6": port_set("http@x", ElementShape.IPV6_PORT),
+}
 _A = SetRef("a", nets4=False, nets6=False)
 _N = SetRef("n", nets4=True, nets6=False)
 
@@ -79,6 +85,23 @@ def _rule(
             ["tcp sport != 0 tcp dport 1-65535"],
         ),
         (_rule(destination=EntityMatch(ports=(PortRange(53, 53),)), protocol=1), []),
+        (
+            _rule(destination=EntityMatch(port_sets=("http@x",)), protocol=6),
+            [f"{ip} daddr . meta l4proto . tcp dport @{_HTTP[ip]}" for ip in ("ip", "ip6")],
+        ),
+        (
+            _rule(destination=EntityMatch(ports=(PortRange(90, 90),), port_sets=("http@x",)), version=4, protocol=132),
+            ["meta nfproto 2 sctp dport 90", f"ip daddr . meta l4proto . sctp dport @{_HTTP['ip']}"],
+        ),
+        (
+            _rule(EntityMatch(sets=(_A,), not_ports=(PortRange(5, 5),), not_port_sets=("http@x",)), protocol=17),
+            [
+                f"{ip} saddr @a{n}-a udp sport != 5 {ip} saddr . meta l4proto . udp sport != @{_HTTP[ip]}"
+                for ip, n in (("ip", 4), ("ip6", 6))
+            ],
+        ),
+        (_rule(destination=EntityMatch(port_sets=("http@x",)), protocol=1), []),
+        (_rule(destination=EntityMatch(ports=(), port_sets=()), protocol=6), []),
         (_rule(protocol=1, icmp=(IcmpMatch(8, 0), None)), ["icmp type 8 icmp code 0"]),
         (_rule(protocol=58, icmp=(IcmpMatch(128, None), None), version=4), []),
         (

@@ -81,7 +81,7 @@ def test_rule_with_icmp_keeps_type_and_code() -> None:
         {"source": {"selector": "a ="}},
         {"source": {"notSelector": "("}},
         {"source": {"namespaceSelector": "&&"}},
-        {"protocol": "TCP", "source": {"ports": ["http"]}},
+        {"protocol": "TCP", "source": {"ports": ["a b"]}},
         {"source": {"ports": [80]}},
         {"protocol": "ICMP", "destination": {"notPorts": [80]}},
         {"icmp": {"type": 8}},
