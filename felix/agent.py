@@ -38,7 +38,7 @@ from felix.dataplane.driver import Driver, DriverConfig, RefreshIntervals
 from felix.dataplane.links.read import has_ipv6
 from felix.dataplane.links.types import LinkConfig
 from felix.dataplane.netlink.apply import ANSWER_WAIT_S
-from felix.dataplane.nft.types import NftConfig, ToHostAction
+from felix.dataplane.nft.types import NatConfig, NftConfig, ToHostAction
 from felix.dataplane.routes.types import RouteConfig
 from felix.dataplane.serve import HostKernel
 from felix.datastore.etcd import EtcdClient
@@ -579,6 +579,13 @@ def _driver_config(settings: Settings) -> DriverConfig:
             allows_vxlan=settings.allow_vxlan_packets_from_workloads,
             allows_ipip=settings.allow_ipip_packets_from_workloads,
             vxlan_port=settings.vxlan_port,
+            nat=NatConfig(
+                address=parse_address(settings.nat_outgoing_address) if settings.nat_outgoing_address else None,
+                ports=settings.nat_port_range,
+                spares_hosts=settings.nat_outgoing_exclusions == "IPPoolsAndHostIPs",
+                interface=settings.nat_outgoing_interface,
+                has_floating=settings.floating_ips == "Enabled",
+            ),
         ),
         routes=RouteConfig(
             priority4=settings.ipv4_normal_route_priority, priority6=settings.ipv6_normal_route_priority

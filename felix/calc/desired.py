@@ -6,6 +6,7 @@ Everything here is immutable and hashable, so "did it change" is `==` and "who s
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -163,6 +164,23 @@ class MemberDelta:
     added: set[Net] = field(default_factory=set)
     removed: set[Net] = field(default_factory=set)
 
+    def note(self, added: Iterable[Net], removed: Iterable[Net]) -> None:
+        """These came and went on top of what is noted; what went and came back did neither."""
+        for net in removed:
+            if net in self.added:
+                self.added.remove(net)
+            else:
+                self.removed.add(net)
+        for net in added:
+            if net in self.removed:
+                self.removed.remove(net)
+            else:
+                self.added.add(net)
+
+
+POOLS, MASQUERADED, HOSTS = "pools", "masquerade", "hosts"
+"""Names of `DesiredDelta.nets`: all pools, those whose traffic to the outside hides, the addresses of all hosts."""
+
 
 @dataclass(slots=True)
 class PortDelta:
@@ -179,6 +197,7 @@ class DesiredDelta:
     Every set that a policy names is in `sets` or was in an earlier delta; the same for policies that endpoints name,
     except profiles that do not exist.
     sets, port_sets: id -> True (wanted) or None. blocks: own allocation blocks, for blackhole routes.
+    nets: by name; no member lies inside another.
     """
 
     sets: dict[str, bool | None] = field(default_factory=dict)
@@ -189,6 +208,8 @@ class DesiredDelta:
     port_sets: dict[str, bool | None] = field(default_factory=dict)
     port_members: dict[str, PortDelta] = field(default_factory=dict)
 
+    nets: dict[str, MemberDelta] = field(default_factory=dict)
+
     def __bool__(self) -> bool:
         return bool(
             self.sets
@@ -198,4 +219,5 @@ class DesiredDelta:
             or self.blocks
             or self.port_sets
             or self.port_members
+            or self.nets
         )

@@ -1,6 +1,7 @@
 """From records to desired state: every update goes to the indexes that it concerns, a flush tells what changed.
 
     records ─▶ matches (policies × local endpoints) ─▶ endpoints (claims, stacks) ─▶ rules (of used policies)
+          ├──▶ nets (pools, hosts), for address translation
           └──▶ address sets (endpoints and network sets of the whole cluster × selectors of those rules)
 
 What comes out depends on what is there, not on the order in which it came.
@@ -16,6 +17,7 @@ from felix.calc.changes import ChangeLog
 from felix.calc.desired import DesiredDelta
 from felix.calc.endpoints import LocalEndpoints
 from felix.calc.matches import PolicyMatches
+from felix.calc.pools import PoolNets
 from felix.calc.port_sets import EndpointPorts, PortSets
 from felix.calc.rules import ActiveRules
 from felix.calc.sources import place_policy, read_endpoint, read_nets, read_node_addresses, read_ports
@@ -28,6 +30,7 @@ from felix.model.records import (
     GlobalNetworkPolicy,
     GlobalNetworkSet,
     HostEndpoint,
+    IPPool,
     NetworkPolicy,
     NetworkSet,
     Node,
@@ -55,6 +58,7 @@ class CalcGraph:
         self._endpoints = LocalEndpoints(self._matches, self._problems)
         self._rules = ActiveRules(self._sets, self._port_sets, self._problems)
         self._blocks: ChangeLog[Net, bool] = ChangeLog()
+        self._pools = PoolNets()
         self._bgp = BgpBoard(hostname)
         self._tally = ClusterTally()
         self._endpoints.reserve(ResourceKey("Host", "", hostname), reserved)
@@ -85,7 +89,11 @@ class CalcGraph:
     def flush(self) -> DesiredDelta:
         """Returns everything that changed since the last call; may be empty."""
         self.settle()
-        delta = DesiredDelta(endpoints=self._endpoints.results.pop_changes(), blocks=self._blocks.pop_changes())
+        delta = DesiredDelta(
+            endpoints=self._endpoints.results.pop_changes(),
+            blocks=self._blocks.pop_changes(),
+            nets=self._pools.pop_changes(),
+        )
         self._rules.pop_changes(delta)
         return delta
 
@@ -142,7 +150,11 @@ class CalcGraph:
             case kind if kind in BGP_KINDS:
                 self._bgp.set_record(key, record)
                 if kind == "Node":
-                    self._endpoints.reserve(key, read_node_addresses(record) if isinstance(record, Node) else ())
+                    addresses = read_node_addresses(record) if isinstance(record, Node) else ()
+                    self._endpoints.reserve(key, addresses)
+                    self._pools.set_host(key, addresses)
+                elif kind == "IPPool":
+                    self._pools.set_pool(key, record if isinstance(record, IPPool) else None)
 
     def _on_workload(self, key: ResourceKey, record: WorkloadEndpoint | None, revision: int) -> None:
         if record is None:

@@ -37,10 +37,10 @@ class MemberSet:
         if count:
             return
         if net.is_address:
-            _note_added(delta, net)
+            delta.note((net,), ())
             return
         change = self._get_cover(net.version).add(net)
-        _note_changes(delta, change.added, change.removed)
+        delta.note(change.added, change.removed)
 
     def remove(self, net: Net, delta: MemberDelta) -> None:
         """One object less brings `net`; at least one did."""
@@ -50,10 +50,10 @@ class MemberSet:
             return
         del self._count_by_net[net]
         if net.is_address:
-            _note_removed(delta, net)
+            delta.note((), (net,))
             return
         change = self._get_cover(net.version).remove(net)
-        _note_changes(delta, change.added, change.removed)
+        delta.note(change.added, change.removed)
 
     def __len__(self) -> int:
         return len(self._count_by_net)
@@ -64,24 +64,3 @@ class MemberSet:
             return self._cover4
         self._cover6 = self._cover6 if self._cover6 is not None else PrefixCover(6)
         return self._cover6
-
-
-def _note_changes(delta: MemberDelta, added: list[Net], removed: list[Net]) -> None:
-    for net in removed:
-        _note_removed(delta, net)
-    for net in added:
-        _note_added(delta, net)
-
-
-def _note_added(delta: MemberDelta, net: Net) -> None:
-    if net in delta.removed:
-        delta.removed.remove(net)
-    else:
-        delta.added.add(net)
-
-
-def _note_removed(delta: MemberDelta, net: Net) -> None:
-    if net in delta.added:
-        delta.added.remove(net)
-    else:
-        delta.removed.add(net)

@@ -34,11 +34,7 @@ REASONS = (
         InterfaceExclude NftablesFilterAllowAction NftablesFilterDenyAction NftablesMangleAllowAction""",
     ),
     Reason("host endpoints are not programmed yet", "FailsafeInboundHostPorts FailsafeOutboundHostPorts"),
-    Reason(
-        "address translation is not programmed yet",
-        """FloatingIPs NATOutgoingAddress NATOutgoingExclusions NATPortRange IptablesNATOutgoingInterfaceFilter
-        MetadataAddr MetadataPort""",
-    ),
+    Reason("it is for OpenStack", "MetadataAddr MetadataPort"),
     Reason(
         "overlays are not programmed yet",
         """VXLANEnabled VXLANMTU VXLANMTUV6 VXLANVNI IpInIpEnabled IpInIpMtu ExternalNodesCIDRList

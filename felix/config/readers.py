@@ -51,6 +51,20 @@ def read_duration_s(text: str) -> float:
     return seconds
 
 
+def read_port_range(text: str) -> tuple[int, int] | None:
+    """Returns first and last port of "32768:65000" or "5000", None for empty text and none.
+
+    Raises ValueError for anything else, for port 0, and when the last is less than the first.
+    """
+    if text.lower() in {"", "none", "0"}:
+        return None
+    first, _, last = text.partition(":")
+    ports = int(first), int(last or first)
+    if not 1 <= ports[0] <= ports[1] <= 65535:
+        raise ValueError("out of range")
+    return ports
+
+
 def whole(low: int, high: int) -> Reader:
     """A reader of whole numbers from `low` to `high`, both included; decimal or 0x hexadecimal."""
 
@@ -140,6 +154,13 @@ ENDPOINT_URLS = list_of(
 )
 INTERFACE_PREFIXES = _refuse_empty(
     list_of(matching(r"[a-zA-Z0-9_-]{1,14}", "a prefix"), "comma-separated starts of interface names, 1-14 characters")
+)
+ADDRESS = Reader(
+    lambda text: "" if text.lower() in {"", "none"} else str(ipaddress.ip_address(text)), "an address, or none"
+)
+PORT_RANGE = Reader(read_port_range, "two port numbers as 32768:65000, or one, or none")
+INTERFACE_FILTER = matching(
+    r"(?=.{1,15}$)[a-zA-Z0-9_.-]*[+]?", "an interface, + at the end for all that begin so, or none"
 )
 NETS = list_of(
     Reader(lambda text: str(ipaddress.ip_network(text, strict=False)), "a prefix"),

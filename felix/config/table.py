@@ -243,6 +243,57 @@ class Settings:
     log_prefix: Annotated[
         str, About("LogPrefix", "Dataplane", readers.LOG_PREFIX, "How kernel log lines of rules with action Log start.")
     ] = "calico-packet"
+    nat_outgoing_address: Annotated[
+        str,
+        About(
+            "NATOutgoingAddress",
+            "Dataplane",
+            readers.ADDRESS,
+            "What the traffic of pools with natOutgoing hides behind when it leaves the pools, in this address's "
+            "family; none: the address of the interface that it leaves by.",
+            yaml_name="natOutgoingAddress",
+        ),
+    ] = ""
+    nat_outgoing_exclusions: Annotated[
+        str,
+        About(
+            "NATOutgoingExclusions",
+            "Dataplane",
+            choice("IPPoolsOnly", "IPPoolsAndHostIPs"),
+            "Where such traffic keeps its source: to all pools, or to the addresses of all hosts too.",
+            yaml_name="natOutgoingExclusions",
+        ),
+    ] = "IPPoolsOnly"
+    nat_port_range: Annotated[
+        tuple[int, int] | None,
+        About(
+            "NATPortRange",
+            "Dataplane",
+            readers.PORT_RANGE,
+            "Source ports of such TCP and UDP traffic; none: any.",
+            yaml_name="natPortRange",
+        ),
+    ] = None
+    nat_outgoing_interface: Annotated[
+        str,
+        About(
+            "IptablesNATOutgoingInterfaceFilter",
+            "Dataplane",
+            readers.INTERFACE_FILTER,
+            "The interface by which such traffic must leave to be hidden, as eth0 or eth+; none: any.",
+            yaml_name="iptablesNATOutgoingInterfaceFilter",
+        ),
+    ] = ""
+    floating_ips: Annotated[
+        str,
+        About(
+            "FloatingIPs",
+            "Dataplane",
+            choice("Enabled", "Disabled"),
+            "Whether the external addresses of workload endpoints (ipNATs) lead to them.",
+            yaml_name="floatingIPs",
+        ),
+    ] = "Disabled"
     attachment_grace_s: Annotated[
         float,
         About(

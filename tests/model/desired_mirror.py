@@ -22,6 +22,7 @@ class DesiredMirror:
     policies: dict[ResourceKey, CompiledPolicy] = field(default_factory=dict)
     endpoints: dict[ResourceKey, LocalEndpoint] = field(default_factory=dict)
     blocks: set[Net] = field(default_factory=set)
+    nets: dict[str, set[Net]] = field(default_factory=dict)
 
     def on_delta(self, delta: DesiredDelta) -> None:
         """Follows one delta; AssertionError when it contradicts what was told or leaves something dangling."""
@@ -36,6 +37,7 @@ class DesiredMirror:
         for block, wanted in delta.blocks.items():
             assert bool(wanted) != (block in self.blocks), f"{block} was told without a change"
             self.blocks ^= {block}
+        self._follow_nets(delta)
         self._check_references()
         self._check_members(set(delta.members) | set(delta.sets))
         self._check_claims()
@@ -73,6 +75,19 @@ class DesiredMirror:
             assert change.added.isdisjoint(members), f"{set_id} already has {change.added & members}"
             members -= change.removed
             members |= change.added
+
+    def _follow_nets(self, delta: DesiredDelta) -> None:
+        for name, change in delta.nets.items():
+            nets = self.nets.pop(name, set())
+            assert change.added or change.removed, f"empty change of {name}"
+            assert change.removed <= nets, f"{name} never had {change.removed - nets}"
+            assert change.added.isdisjoint(nets - change.removed), f"{name} already has {change.added & nets}"
+            nets = nets - change.removed | change.added
+            if nets:
+                self.nets[name] = nets
+            for net in nets:
+                inside = [other for other in nets if other != net and net.__contains__(other)]
+                assert not inside, f"{name}: {inside} lie inside {net}"
 
     def _check_references(self) -> None:
         named: set[ResourceKey] = set()

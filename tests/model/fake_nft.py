@@ -16,7 +16,7 @@ from felix.errors import KernelRefused
 from felix.policy.packet import Packet
 from tests.model.fake_nft_rules import FakeRule, NotUnderstood, Passing, parse_rule
 
-_HOOK = re.compile(r"type filter hook (\w+) priority (-?\d+); policy accept;")
+_HOOK = re.compile(r"type (?:filter|nat) hook (\w+) priority (-?\d+); policy accept;")
 _JUMP_LIMIT = 16
 _TABLE = "inet felix"
 
@@ -244,12 +244,20 @@ def _validate(table: FakeTable) -> None:
             if missing := [name for name in rule.counters if ("counter", name) not in table.objects]:
                 raise Refused(f"No such file or directory: counter {missing} in {chain}")
     for set_, elements in table.elements.items():
+        if _is_translation(table, set_):
+            continue
         if missing := [chain for chain in elements.values() if chain and chain not in table.rules]:
             raise Refused(f"Device or resource busy: chain {missing} in map {set_}")
     depths: dict[str, int] = {}
     for chain in table.hooks:
         if _depth(table, chain, depths, ()) > _JUMP_LIMIT:
             raise Refused("Too many links")
+
+
+def _is_translation(table: FakeTable, set_: str) -> bool:
+    """Whether the values of that map are addresses."""
+    declaration = table.objects.get(("map", set_), ())
+    return any(line.endswith("_addr") and ":" in line for line in declaration)
 
 
 def _depth(table: FakeTable, chain: str, depths: dict[str, int], above: tuple[str, ...]) -> int:
@@ -261,7 +269,8 @@ def _depth(table: FakeTable, chain: str, depths: dict[str, int], above: tuple[st
         for rule in table.rules[chain]:
             below.update(rule.chains)
             if rule.lookup is not None:
-                below.update(target for set_ in rule.sets for target in table.elements[set_].values())
+                maps = [set_ for set_ in rule.sets if not _is_translation(table, set_)]
+                below.update(target for set_ in maps for target in table.elements[set_].values())
         depths[chain] = 1 + max((_depth(table, one, depths, (*above, chain)) for one in below), default=0)
     return depths[chain]
 
@@ -275,7 +284,7 @@ def _change_elements(table: FakeTable, change: SetChange) -> str:
         if elements.pop(element.key, None) is None:
             return "No such file or directory"
     for element in change.added:
-        if element.chain and element.chain not in table.rules:
+        if element.chain and not change.shape.is_translation and element.chain not in table.rules:
             return "No such file or directory"
         if elements.get(element.key, element.chain) != element.chain:
             return "Device or resource busy"

@@ -101,8 +101,18 @@ class _Parser:
                 self._interface(word)
             case "ct":
                 self._state()
+            case "masquerade" | "snat" | "dnat":
+                self._translate()
             case _:
                 self._fail()
+
+    def _translate(self) -> None:
+        """What is translated goes on: verdicts are those about the packet as it came."""
+        for token in self._tokens:
+            if token.startswith("@"):
+                self._sets.append(token[1:])
+        self._tokens.clear()
+        self._verdict = "accept"
 
     # --- Tokens ---
 

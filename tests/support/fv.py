@@ -193,6 +193,15 @@ class Fleet:
         """The agent of a host has in its kernel everything up to this revision."""
         wait_until(lambda: _applied(self.status(host)) >= revision, 10.0, f"revision {revision} on {host.name}", 0.005)
 
+    def restart_agent(self, environment: Mapping[str, str]) -> None:
+        """The agent of h1 has been started anew with these settings, and everything is as before."""
+        self.h1.stop_agent()
+        self.h1.start_agent(environment={**ENVIRONMENT, **environment})
+        self.h1.wait_agent_ready()
+        for name in ("client", "guest", "near"):
+            self.wait_up(name)
+        wait_until(lambda: self.is_open("icmp 8 to far"), 10.0, "BGP")
+
     def endpoint_status(self, name: str) -> tuple[str, str]:
         """Returns status and reason of a container's endpoint, as its host's agent says; empty when unknown."""
         workload = self.lab.workloads[name]

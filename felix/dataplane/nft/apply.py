@@ -27,6 +27,7 @@ from felix.dataplane.nft.elements import (
     request_counters,
     request_elements,
 )
+from felix.dataplane.nft.extras import is_hooked
 from felix.dataplane.nft.render import render_deleted, render_table
 from felix.dataplane.nft.stack import CLOSED
 from felix.dataplane.nft.types import (
@@ -219,7 +220,10 @@ def apply_fill(port: NftPort, plan: FillPlan) -> ApplyResult:
 
 
 def apply_structure(port: NftPort, plan: StructurePlan) -> ApplyResult:
-    """Chains have their lines, or drop where the kernel does not take those; then packets are led to them."""
+    """Chains have their lines, or drop where the kernel does not take those; then packets are led to them.
+
+    Chains of features that the kernel does not take are empty, or not there if they would hang on a hook.
+    """
     result = ApplyResult()
     chains = plan.chains
     if len(chains) > _TRANSACTION_OBJECTS:
@@ -230,7 +234,9 @@ def apply_structure(port: NftPort, plan: StructurePlan) -> ApplyResult:
             if not _write_chains(port, new[start : start + _TRANSACTION_OBJECTS], frozenset(dict(new)), result):
                 return result
         chains = tuple(item for item in chains if item[0] in plan.existing)
-    if not _write_chains(port, chains, plan.existing, result):
+    if not _write_chains(port, chains, plan.existing, result) or not _write_extras(
+        port, plan.extras, plan.existing, result
+    ):
         return result
     _write_elements(port, plan.dispatch, result)
     return result
@@ -301,6 +307,34 @@ def _write_halves(port: NftPort, chains: NamedLines, refusal: str, result: Apply
             result.chains += [name for name, _ in half]
         elif not _write_halves(port, half, again, result):
             return False
+    return True
+
+
+def _write_extras(port: NftPort, chains: NamedLines, existing: frozenset[str], result: ApplyResult) -> bool:
+    """Writes all chains of features, or leaves out those that do not go; returns False if nothing works."""
+    if not chains:
+        return True
+    refusal = port.run(render_table((), chains, [name for name, _ in chains if name in existing]))
+    if not refusal:
+        result.chains += [name for name, _ in chains]
+        return True
+    if len(chains) > 1:
+        middle = len(chains) // 2
+        return _write_extras(port, chains[:middle], existing, result) and _write_extras(
+            port, chains[middle:], existing, result
+        )
+    ((name, lines),) = chains
+    present = [name] if name in existing else []
+    trouble = ""
+    if not is_hooked(lines):
+        trouble = port.run(render_table((), [(name, ())], present))
+    elif present:
+        trouble = port.run(render_deleted(present, ()))
+    if trouble:
+        result.error, result.needs_read = f"writing chain {name}: {refusal}; leaving it out: {trouble}", True
+        return False
+    _log.error("nft: chain %s is left out, the kernel refused its rules: %s", name, refusal)
+    result.skipped[name] = refusal
     return True
 
 

@@ -56,6 +56,8 @@ KEY_BYTES = {
     ElementShape.NAME_IPV4: NAME_BYTES + 4,
     ElementShape.NAME_IPV6: NAME_BYTES + 16,
     ElementShape.NAME_CHAIN: NAME_BYTES,
+    ElementShape.IPV4_IPV4: 4,
+    ElementShape.IPV6_IPV6: 16,
 }
 """Length of one key in the kernel."""
 
@@ -83,6 +85,12 @@ def port_key(member: PortMember) -> tuple[ElementShape, bytes]:
     """Returns which part of a port set a member belongs into, and its key there."""
     shape = ElementShape.IPV4_PORT if member.address.version == 4 else ElementShape.IPV6_PORT
     return shape, member.address.packed + struct.pack(">B3xH2x", member.protocol, member.port)
+
+
+def range_key(net: Net) -> tuple[ElementShape, bytes]:
+    """Returns into which interval set `net` belongs, single addresses too, and its key there."""
+    shape = ElementShape.IPV4_RANGE if net.version == 4 else ElementShape.IPV6_RANGE
+    return shape, net.packed + net.last.to_bytes(net.bits // 8, "big")
 
 
 # --- Writing ---
@@ -135,6 +143,8 @@ def _pack_element(shape: ElementShape, element: Element, is_removal: bool) -> by
     key = _pack_key(element.key)
     if not element.chain or is_removal:
         return nested(_LIST_ELEM, key)
+    if shape.is_translation:
+        return nested(_LIST_ELEM, key, nested(_ELEM_DATA, attribute(_DATA_VALUE, bytes.fromhex(element.chain))))
     chain = attribute(_VERDICT_CHAIN, element.chain.encode() + b"\0")
     return nested(_LIST_ELEM, key, nested(_ELEM_DATA, nested(_DATA_VERDICT, attribute(_VERDICT_CODE, _GOTO), chain)))
 
@@ -181,7 +191,10 @@ def parse_counters(datagrams: Iterable[bytes]) -> dict[str, Count]:
 
 
 def parse_elements(shape: ElementShape, datagrams: Iterable[bytes]) -> dict[bytes, str]:
-    """Returns what a dump says: chain (empty in sets) by key. Verdicts other than goto get a chain that no name is."""
+    """Returns what a dump says: chain or address (empty in sets) by key.
+
+    Verdicts other than goto get a chain that no name is.
+    """
     if shape.is_range:
         return _parse_ranges(KEY_BYTES[shape], datagrams)
     width = KEY_BYTES[shape]
@@ -219,7 +232,10 @@ def _parse_plain(width: int, elements: bytes, chain_by_key: dict[bytes, str]) ->
 
 
 def _parse_chain(data: bytes) -> str:
-    verdict = parse_attributes(parse_attributes(data).get(_DATA_VERDICT, b""))
+    value = parse_attributes(data)
+    if _DATA_VALUE in value:
+        return value[_DATA_VALUE].hex()
+    verdict = parse_attributes(value.get(_DATA_VERDICT, b""))
     chain = verdict.get(_VERDICT_CHAIN, b"").rstrip(b"\0").decode(errors="replace")
     return chain if verdict.get(_VERDICT_CODE) == _GOTO else f"?{verdict.get(_VERDICT_CODE, b'').hex()} {chain}"
 

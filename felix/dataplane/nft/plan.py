@@ -24,6 +24,7 @@ from felix.dataplane.nft.base import (
 )
 from felix.dataplane.nft.chains import ChainBook
 from felix.dataplane.nft.elements import name_key
+from felix.dataplane.nft.extras import Extras, is_extra
 from felix.dataplane.nft.members import MemberBook
 from felix.dataplane.nft.names import EGRESS, INGRESS, stack_chain
 from felix.dataplane.nft.ports import PortSets
@@ -58,6 +59,7 @@ class NftPlan:
         self._members = MemberBook()
         self._addresses = AddressSets(self._objects, self._members)
         self._ports = PortSets(self._objects, self._members)
+        self._extras = Extras(config, self._objects, self._members)
         self._endpoints: dict[ResourceKey, LocalEndpoint] = {}
         self._key_by_interface: dict[bytes, ResourceKey] = {}
         self._problems: dict[ResourceKey, Problem] = {}
@@ -102,7 +104,9 @@ class NftPlan:
         for set_id, wanted in delta.port_sets.items():
             if not wanted:
                 self._ports.close(set_id)
+        self._extras.on_delta(delta)
         self._chains.settle()
+        self._extras.settle()
 
     def replace_believed(self, table: KernelTable) -> None:
         """`table` is what the kernel has. What was refused before is tried again."""
@@ -111,7 +115,8 @@ class NftPlan:
         if self._rebuilds:
             table = KernelTable()
         self._chains.forgive()
-        self._chains.tracker.replace_believed(table.chains.items())
+        self._chains.tracker.replace_believed(item for item in table.chains.items() if not is_extra(item[0]))
+        self._extras.replace_believed(item for item in table.chains.items() if is_extra(item[0]))
         self._objects.replace_believed(table.objects.items())
         self._members.replace_believed(table.elements)
         for key in list(self._suspended):
@@ -124,7 +129,8 @@ class NftPlan:
         """Whether every difference can be mended in place: declarations and hooks of what is used cannot change."""
         if not table.exists:
             return True
-        wanted_objects, wanted_chains = self._objects.desired, self._chains.tracker.desired
+        wanted_objects = self._objects.desired
+        wanted_chains = {**self._chains.tracker.desired, **self._extras.tracker.desired}
         wanted_names = {name: kind for kind, name in wanted_objects if kind != "counter"}
         return (
             table.is_plain
@@ -169,7 +175,9 @@ class NftPlan:
         tracker = self._chains.tracker
         chains = [(name, lines) for name, lines in tracker.pending_updates() if not self._chains.is_base(name)]
         existing = frozenset(name for name, _ in chains if name in tracker.believed)
-        return StructurePlan(tuple(chains), existing, tuple(self._members.pending(DISPATCH_SHAPES)))
+        extras = self._extras.plan()
+        existing |= {name for name, _ in extras if name in self._extras.tracker.believed}
+        return StructurePlan(tuple(chains), existing, tuple(self._members.pending(DISPATCH_SHAPES)), extras)
 
     @property
     def is_closing(self) -> bool:
@@ -185,13 +193,14 @@ class NftPlan:
 
     def plan_cleanup(self) -> CleanupPlan:
         """Returns the third step, for when the second has been absorbed."""
-        return CleanupPlan(tuple(self._chains.tracker.pending_deletes()), tuple(self._objects.pending_deletes()))
+        chains = (*self._extras.tracker.pending_deletes(), *self._chains.tracker.pending_deletes())
+        return CleanupPlan(chains, tuple(self._objects.pending_deletes()))
 
     @property
     def is_settled(self) -> bool:
         """Whether nothing is left to do."""
-        is_structured = self._chains.tracker.is_settled and self._objects.is_settled and not self._rebuilds
-        return is_structured and not self._members.unsettled_sets()
+        is_structured = self._chains.tracker.is_settled and self._extras.tracker.is_settled
+        return is_structured and self._objects.is_settled and not self._rebuilds and not self._members.unsettled_sets()
 
     # --- What became of it ---
 
@@ -208,12 +217,14 @@ class NftPlan:
     def absorb_structure(self, plan: StructurePlan, result: ApplyResult) -> None:
         """What the kernel took of `plan` is believed; what it refused is closed and reported in `problems`."""
         self._absorb_written(plan.chains, result)
+        self._extras.absorb(plan.extras, result)
         self._absorb_elements(result)
 
     def absorb_cleanup(self, plan: CleanupPlan, result: ApplyResult) -> None:
         """What is gone of `plan` is believed to be gone."""
         for chain in result.chains:
-            self._chains.tracker.note_absent(chain)
+            tracker = self._extras.tracker if is_extra(chain) else self._chains.tracker
+            tracker.note_absent(chain)
         for name in result.objects:
             self._objects.note_absent(name)
             self._members.note_set_gone(name.name)
@@ -246,8 +257,13 @@ class NftPlan:
 
     @property
     def problems_version(self) -> int:
-        """Another number than before when `problems` or `closed_chains` may say something else."""
-        return self._problems_version + self._chains.refusals_version
+        """Another number than before when `problems`, `closed_chains` or `shortfalls` may say something else."""
+        return self._problems_version + self._chains.refusals_version + self._extras.version
+
+    @property
+    def shortfalls(self) -> Mapping[str, str]:
+        """Why the kernel does not have a feature's chain, by chain; nobody is closed because of it."""
+        return self._extras.reason_by_chain
 
     def closed_chains(self) -> list[tuple[str, ResourceKey | None, list[ResourceKey]]]:
         """Returns refused chains, the policy each belongs to (None: to a stack), and the endpoints that it closes.
@@ -274,7 +290,7 @@ class NftPlan:
     @property
     def chains_count(self) -> int:
         """How many chains the table has, as far as is known."""
-        return len(self._chains.tracker.believed)
+        return len(self._chains.tracker.believed) + len(self._extras.tracker.believed)
 
     @property
     def sets_count(self) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from felix.errors import DataError
+from felix.model.net import Net
 
 TABLE = "felix"
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,14}")
@@ -27,6 +28,28 @@ class ToHostAction(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class NatConfig:
+    """How addresses are translated.
+
+    address: what traffic to the outside hides behind, of either family; None, and for the other family: the address of
+    the interface that it leaves by. ports: first and last source port for TCP and UDP; None: any.
+    spares_hosts: whether traffic to the addresses of hosts keeps its source, as that to pools does in any case.
+    interface: traffic is hidden only where it leaves by this one (`+` at the end: by all that begin so); empty: by any.
+    has_floating: whether external addresses of endpoints lead to them.
+    """
+
+    address: Net | None = None
+    ports: tuple[int, int] | None = None
+    spares_hosts: bool = False
+    interface: str = ""
+    has_floating: bool = False
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{0,15}[+]?", self.interface) or len(self.interface) > 15:
+            raise DataError(f"interface of outgoing traffic {self.interface!r}: give at most 15 of A-Z a-z 0-9 _ . -")
+
+
+@dataclass(frozen=True, slots=True)
 class NftConfig:
     """Settings that shape the table. Raises DataError for a prefix that could not be an interface name's beginning.
 
@@ -34,6 +57,7 @@ class NftConfig:
     to_host: FELIX_DEFAULTENDPOINTTOHOSTACTION. drop_invalid: not FELIX_DISABLECONNTRACKINVALIDCHECK.
     log_prefix: FELIX_LOGPREFIX with ": " behind it, as written by the Log action; at most 120 plain characters.
     allows_vxlan, allows_ipip: whether workloads may send packets in packets; vxlan_port: FELIX_VXLANPORT.
+    nat: how addresses are translated.
     """
 
     interface_prefixes: tuple[str, ...] = ("cali",)
@@ -43,6 +67,7 @@ class NftConfig:
     allows_vxlan: bool = False
     allows_ipip: bool = False
     vxlan_port: int = 4789
+    nat: NatConfig = field(default_factory=NatConfig)
 
     def __post_init__(self) -> None:
         for prefix in self.interface_prefixes:
@@ -67,6 +92,8 @@ class ElementShape(enum.Enum):
     NAME_IPV4 = "ifname . ipv4_addr"
     NAME_IPV6 = "ifname . ipv6_addr"
     NAME_CHAIN = "ifname : verdict"
+    IPV4_IPV4 = "ipv4_addr : ipv4_addr"
+    IPV6_IPV6 = "ipv6_addr : ipv6_addr"
 
     @property
     def is_range(self) -> bool:
@@ -75,12 +102,20 @@ class ElementShape(enum.Enum):
 
     @property
     def is_map(self) -> bool:
-        """Whether an element has a value: the chain that packets go to."""
-        return self is ElementShape.NAME_CHAIN
+        """Whether an element has a value: the chain that packets go to, or an address."""
+        return self is ElementShape.NAME_CHAIN or self.is_translation
+
+    @property
+    def is_translation(self) -> bool:
+        """Whether the value of an element is an address."""
+        return self in (ElementShape.IPV4_IPV4, ElementShape.IPV6_IPV6)
 
 
 class Element(NamedTuple):
-    """One element. key: as the kernel has it (a range: first and last address). chain: empty unless in a map."""
+    """One element. key: as the kernel has it (a range: first and last address).
+
+    chain: empty unless in a map; in one of addresses the other address, in hexadecimal digits.
+    """
 
     key: bytes
     chain: str = ""
@@ -147,16 +182,18 @@ class FillPlan:
 class StructurePlan:
     """Second step: chains, then the elements that send the packets of endpoints there.
 
-    chains: name and lines. existing: names of those that are replaced, the others are new.
+    chains: name and lines. extras: those of features beside policy (see `extras`), in the order in which they refer
+    to each other. existing: names of those that are replaced, the others are new.
     dispatch: the changes of all dispatch maps and of the sets of claimed interfaces and sources: one transaction.
     """
 
     chains: tuple[tuple[str, Lines], ...] = ()
     existing: frozenset[str] = frozenset()
     dispatch: tuple[SetChange, ...] = ()
+    extras: tuple[tuple[str, Lines], ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.chains or self.dispatch)
+        return bool(self.chains or self.dispatch or self.extras)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +221,7 @@ class ApplyResult:
 
     chains, objects, changes: what now stands as planned (cleanup: what is gone).
     closed: chains that were refused and now only drop, with the reason. refused: elements that are not in.
+    skipped: chains of features that were refused: empty now, or not there if they would hang on a hook; the reason.
     needs_read: the kernel is not as believed, or the outcome is unknown: read the table before the next plan.
     error: why nothing more could be done; empty otherwise.
     """
@@ -193,6 +231,7 @@ class ApplyResult:
     changes: list[SetChange] = field(default_factory=list)
     closed: dict[str, str] = field(default_factory=dict)
     refused: list[RefusedChange] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
     needs_read: bool = False
     error: str = ""
 

@@ -1,0 +1,173 @@
+"""Chains of features beside policy: they come and go with what needs them, and a kernel that lacks one costs no more.
+
+Policy fails closed; a feature that the kernel refuses is left out and named, and everybody stays connected. Chains that
+hang on a hook exist only as long as somebody needs them, so what nobody uses costs no packet anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+from felix.calc.desired import HOSTS, MASQUERADED, POOLS, DesiredDelta, LocalEndpoint, MemberDelta
+from felix.dataplane.nft.base import declare
+from felix.dataplane.nft.elements import range_key
+from felix.dataplane.nft.members import MemberBook
+from felix.dataplane.nft.nat import net_set, render_nat
+from felix.dataplane.nft.types import ApplyResult, ElementShape, Lines, NftConfig, ObjectName
+from felix.model.net import Net
+from felix.reconcile.delta import DeltaTracker
+
+_PREFIXES = ("nat-",)
+_HOOK = "type "
+_RANGES = {4: ElementShape.IPV4_RANGE, 6: ElementShape.IPV6_RANGE}
+
+
+def is_extra(chain: str) -> bool:
+    """Whether a chain of that name belongs to a feature."""
+    return chain.startswith(_PREFIXES)
+
+
+class Extras:
+    """Wanted and believed chains of features, and the sets and maps that they look into."""
+
+    def __init__(self, config: NftConfig, objects: DeltaTracker[ObjectName, Lines], members: MemberBook) -> None:
+        self._config = config
+        self._tracker: DeltaTracker[str, Lines] = DeltaTracker()
+        self._objects = objects
+        self._members = members
+        self._nets = _NetSets(objects, members)
+        self._skipped: dict[str, tuple[Lines, str]] = {}
+        self._hooked: frozenset[str] = frozenset()
+        self.version = 0  # changes when something is left out, or no longer is
+
+    @property
+    def tracker(self) -> DeltaTracker[str, Lines]:
+        """Wanted and believed lines by chain, to be looked at."""
+        return self._tracker
+
+    @property
+    def reason_by_chain(self) -> Mapping[str, str]:
+        """Why the kernel does not have a chain as it should be."""
+        return MappingProxyType({chain: reason for chain, (_, reason) in self._skipped.items()})
+
+    def on_delta(self, delta: DesiredDelta) -> None:
+        """Pools and hosts are other ones from now on; endpoints are told by `claim` and `release`."""
+        for name, change in delta.nets.items():
+            self._nets.change(name, change)
+
+    def claim(self, endpoint: LocalEndpoint) -> None:
+        """The endpoint has what its record asks for, as soon as `settle` was called."""
+
+    def release(self, endpoint: LocalEndpoint) -> None:
+        """The endpoint, which was claimed, has nothing."""
+
+    def settle(self) -> None:
+        """Wanted chains follow everything that was told; call it after a group of changes."""
+        masqueraded = self._nets.versions(MASQUERADED)
+        floating: frozenset[int] = frozenset()
+        self._nets.need(MASQUERADED, is_needed=bool(masqueraded))
+        self._nets.need(POOLS, is_needed=bool(masqueraded or floating))
+        self._nets.need(HOSTS, is_needed=bool(masqueraded and self._config.nat.spares_hosts))
+        hooked = render_nat(self._config.nat, masqueraded, floating)
+        for chain in self._hooked - hooked.keys():
+            self._drop(chain)
+        for chain, lines in hooked.items():
+            self._want(chain, lines)
+        self._hooked = frozenset(hooked)
+
+    # --- The kernel ---
+
+    def replace_believed(self, chains: Iterable[tuple[str, Lines]]) -> None:
+        """Exactly these chains of features were read. What was refused before is tried again."""
+        skipped, self._skipped = self._skipped, {}
+        for chain, (lines, _) in skipped.items():
+            self._tracker.set_desired(chain, lines)
+        self.version += bool(skipped)
+        self._tracker.replace_believed(chains)
+
+    def plan(self) -> tuple[tuple[str, Lines], ...]:
+        """Returns the chains to write: those that hang on hooks last, they refer to the others."""
+        return tuple(sorted(self._tracker.pending_updates(), key=lambda item: is_hooked(item[1])))
+
+    def absorb(self, planned: Iterable[tuple[str, Lines]], result: ApplyResult) -> None:
+        """The kernel took what `result` says."""
+        written = set(result.chains)
+        for chain, lines in planned:
+            if chain in written:
+                self._tracker.note_present(chain, lines)
+            elif chain in result.skipped:
+                self._skip(chain, lines, result.skipped[chain])
+
+    def _skip(self, chain: str, lines: Lines, reason: str) -> None:
+        is_wanted = self._tracker.desired.get(chain) == lines
+        if is_hooked(lines):
+            self._tracker.note_absent(chain)
+            self._tracker.drop_desired(chain)
+        else:
+            self._tracker.note_present(chain, ())
+            if is_wanted:
+                self._tracker.set_desired(chain, ())
+        if is_wanted:
+            self._skipped[chain] = lines, reason
+            self.version += 1
+
+    def _want(self, chain: str, lines: Lines) -> None:
+        skipped = self._skipped.get(chain)
+        if skipped is not None:
+            if skipped[0] == lines:
+                return
+            del self._skipped[chain]
+            self.version += 1
+        self._tracker.set_desired(chain, lines)
+
+    def _drop(self, chain: str) -> None:
+        self.version += self._skipped.pop(chain, None) is not None
+        self._tracker.drop_desired(chain)
+
+
+def is_hooked(lines: Lines) -> bool:
+    """Whether the kernel leads packets to a chain with these lines by itself."""
+    return bool(lines) and lines[0].startswith(_HOOK)
+
+
+class _NetSets:
+    """Named nets as interval sets, one per family; those exist that a rule looks into."""
+
+    def __init__(self, objects: DeltaTracker[ObjectName, Lines], members: MemberBook) -> None:
+        self._objects = objects
+        self._members = members
+        self._nets_by_name: dict[str, set[Net]] = {}
+        self._needed: set[str] = set()
+
+    def change(self, name: str, delta: MemberDelta) -> None:
+        """Nets of that name came and went."""
+        nets = self._nets_by_name.setdefault(name, set())
+        nets -= delta.removed
+        nets |= delta.added
+        if name in self._needed:
+            for net in delta.removed:
+                self._members.drop(net_set(name, net.version), range_key(net)[1])
+            for net in delta.added:
+                self._members.want(net_set(name, net.version), range_key(net)[1])
+
+    def versions(self, name: str) -> frozenset[int]:
+        """Returns the families of the nets of that name."""
+        return frozenset(net.version for net in self._nets_by_name.get(name, ()))
+
+    def need(self, name: str, *, is_needed: bool) -> None:
+        """The kernel has the nets of that name, or need not."""
+        if is_needed == (name in self._needed):
+            return
+        self._needed ^= {name}
+        for version, shape in _RANGES.items():
+            set_ = net_set(name, version)
+            if is_needed:
+                self._members.open_set(set_, shape)
+                self._objects.set_desired(ObjectName("set", set_), declare(shape))
+            else:
+                self._members.close_set(set_)
+                self._objects.drop_desired(ObjectName("set", set_))
+        if is_needed:
+            for net in self._nets_by_name.get(name, ()):
+                self._members.want(net_set(name, net.version), range_key(net)[1])

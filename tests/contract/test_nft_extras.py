@@ -1,0 +1,144 @@
+"""Chains of features on the fake nf_tables and on the real one: they come and go whole and are read as written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from felix.calc.desired import HOSTS, MASQUERADED, POOLS, DesiredDelta, MemberDelta, Stack
+from felix.dataplane.nft.apply import NftWorker, apply_teardown
+from felix.dataplane.nft.plan import NftPlan
+from felix.dataplane.nft.read import read_table
+from felix.dataplane.nft.types import KernelTable, NatConfig, NftConfig, NftPort
+from felix.model.net import parse_address, parse_net
+from tests.model.fake_nft import FakeNft
+from tests.model.namespaces import enter_private_network
+from tests.model.nft_worlds import drive, endpoint
+
+Run = Callable[[Callable[[NftPort], None]], None]
+_EMPTY = Stack((), ())
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[NftWorker]:
+    worker = NftWorker(enter_private_network)
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.fv)])
+def run(request: pytest.FixtureRequest) -> Run:
+    if request.param == "fake":
+        return lambda body: body(FakeNft())
+    real: NftWorker = request.getfixturevalue("worker")
+
+    def run_real(body: Callable[[NftPort], None]) -> None:
+        real.call_blocking(apply_teardown)
+        real.call_blocking(body)
+
+    return run_real
+
+
+def _started(config: NftConfig, port: NftPort, delta: DesiredDelta | None = None) -> NftPlan:
+    plan = NftPlan(config)
+    plan.replace_believed(read_table(port))
+    plan.on_delta(delta or DesiredDelta())
+    _drive(port, plan)
+    return plan
+
+
+def _drive(port: NftPort, plan: NftPlan) -> None:
+    for result in drive(port, plan):
+        assert not result.error
+        assert not result.closed
+        assert not result.refused
+        assert not result.skipped
+    assert plan.is_settled
+    plan.replace_believed(read_table(port))
+    assert plan.is_settled
+
+
+def _nets(added: str = "", removed: str = "") -> MemberDelta:
+    return MemberDelta({parse_net(text) for text in added.split()}, {parse_net(text) for text in removed.split()})
+
+
+def _without_extras(port: NftPort) -> KernelTable:
+    _started(NftConfig(), port)
+    return read_table(port)
+
+
+EVERY_NAT = [
+    NatConfig(),
+    NatConfig(parse_address("203.0.113.9"), (1024, 2048), True, "eth+", True),
+    NatConfig(parse_address("2001:db8::9"), (5000, 5000), False, "bond0.7", True),
+]
+
+
+@pytest.mark.parametrize("nat", EVERY_NAT, ids=["plain", "ipv4", "ipv6"])
+def test_pools_come_change_and_go_leaving_nothing(run: Run, nat: NatConfig) -> None:
+    def body(port: NftPort) -> None:
+        before = _without_extras(port)
+        plan = _started(NftConfig(nat=nat), port)
+        assert read_table(port) == before
+        everything = "10.65.0.0/16 10.70.0.1 fd65::/64"
+        plan.on_delta(DesiredDelta(nets={POOLS: _nets(everything + " 10.66.0.0/16"), MASQUERADED: _nets(everything)}))
+        _drive(port, plan)
+        plan.on_delta(DesiredDelta(nets={HOSTS: _nets("192.0.2.1 2001:db8::1")}))
+        _drive(port, plan)
+        table = read_table(port)
+        assert "nat-postrouting" in table.chains
+        assert len(table.elements["pools4"]) == 3
+        plan.on_delta(DesiredDelta(nets={MASQUERADED: _nets("10.64.0.0/10", "10.65.0.0/16 10.70.0.1")}))
+        _drive(port, plan)
+        plan.on_delta(DesiredDelta(nets={MASQUERADED: _nets("", "10.64.0.0/10")}))
+        _drive(port, plan)
+        assert not any("ip saddr" in line for line in read_table(port).chains["nat-postrouting"])
+        plan.on_delta(DesiredDelta(nets={MASQUERADED: _nets("", "fd65::/64")}))
+        _drive(port, plan)
+        assert read_table(port) == before
+
+    run(body)
+
+
+def test_restart_with_other_settings_writes_only_what_they_change(run: Run) -> None:
+    def body(port: NftPort) -> None:
+        delta = DesiredDelta(nets={POOLS: _nets("10.65.0.0/16"), MASQUERADED: _nets("10.65.0.0/16")})
+        _started(NftConfig(), port, delta)
+        plan = NftPlan(NftConfig())
+        plan.replace_believed(read_table(port))
+        plan.on_delta(delta)
+        assert plan.is_settled
+        plan = NftPlan(NftConfig(nat=NatConfig(ports=(1, 2))))
+        plan.replace_believed(read_table(port))
+        plan.on_delta(delta)
+        assert not plan.plan_fill()
+        assert [name for name, _ in plan.plan_structure().extras] == ["nat-postrouting"]
+        assert not plan.plan_structure().chains
+        _drive(port, plan)
+
+    run(body)
+
+
+def test_chain_that_the_kernel_does_not_take_is_left_out_named_and_tried_again() -> None:
+    kernel, plan = FakeNft(), NftPlan(NftConfig())
+    plan.replace_believed(KernelTable())
+    kernel.is_refused = lambda line: "masquerade" in line
+    one = endpoint(1, _EMPTY, _EMPTY)
+    delta = DesiredDelta(nets={POOLS: _nets("10.65.0.0/16"), MASQUERADED: _nets("10.65.0.0/16")})
+    plan.on_delta(replace(delta, endpoints={one.key: one}))
+    drive(kernel, plan)
+    assert plan.is_settled
+    assert plan.is_enforced(one.key)
+    assert not plan.problems
+    assert "nat-postrouting" in plan.shortfalls
+    assert kernel.table is not None
+    assert "nat-postrouting" not in kernel.table.rules
+
+    kernel.is_refused = lambda line: False
+    plan.replace_believed(read_table(kernel))
+    drive(kernel, plan)
+    assert plan.is_settled
+    assert not plan.shortfalls
+    assert "nat-postrouting" in kernel.table.rules

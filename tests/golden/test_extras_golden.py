@@ -1,0 +1,62 @@
+"""The chains and sets of features beside policy, each as people would read it with `nft list table inet felix`."""
+
+from __future__ import annotations
+
+from felix.calc.desired import HOSTS, MASQUERADED, POOLS, DesiredDelta, MemberDelta
+from felix.dataplane.nft.extras import is_extra
+from felix.dataplane.nft.plan import NftPlan
+from felix.dataplane.nft.types import KernelTable, NatConfig, NftConfig
+from felix.model.net import parse_address, parse_net
+from tests.conftest import CheckGolden
+from tests.model.fake_nft import FakeNft
+from tests.model.nft_worlds import drive
+
+
+def _nets(*texts: str) -> MemberDelta:
+    return MemberDelta({parse_net(text) for text in texts})
+
+
+_POOLS = {
+    POOLS: _nets("10.65.0.0/16", "10.66.0.0/16", "fd65::/64"),
+    MASQUERADED: _nets("10.65.0.0/16", "fd65::/64"),
+    HOSTS: _nets("192.0.2.1", "2001:db8::1"),
+}
+
+
+def listing(config: NftConfig, delta: DesiredDelta) -> str:
+    """Returns what the features have in the table, without what every table has."""
+    texts = []
+    for one in (DesiredDelta(), delta):
+        kernel, plan = FakeNft(), NftPlan(config)
+        plan.replace_believed(KernelTable())
+        plan.on_delta(one)
+        drive(kernel, plan)
+        assert plan.is_settled
+        assert kernel.table is not None
+        texts.append(kernel)
+    usual, table = (kernel.table for kernel in texts)
+    assert usual is not None
+    assert table is not None
+    lines = []
+    for kind, name in table.objects:
+        if (kind, name) not in usual.objects:
+            lines += [f"{kind} {name} {{", *(f"\t{line}" for line in table.objects[kind, name]), "}"]
+            lines += [f"# {key.hex()} {value}".rstrip() for key, value in sorted(table.elements.get(name, {}).items())]
+    for chain, rules in table.rules.items():
+        if is_extra(chain):
+            hook = [f"\t{table.hooks[chain]}"] if chain in table.hooks else []
+            lines += [f"chain {chain} {{", *hook, *(f"\t{rule.line}" for rule in rules), "}"]
+    return "\n".join([*lines, ""])
+
+
+def test_outgoing_traffic_that_hides_behind_its_host_is_as_expected(check_golden: CheckGolden) -> None:
+    check_golden("nft/outgoing.nft", listing(NftConfig(), DesiredDelta(nets=_POOLS)))
+
+
+def test_outgoing_traffic_with_every_setting_is_as_expected(check_golden: CheckGolden) -> None:
+    nat = NatConfig(parse_address("203.0.113.9"), (1024, 2048), True, "eth+")
+    check_golden("nft/outgoing_settings.nft", listing(NftConfig(nat=nat), DesiredDelta(nets=_POOLS)))
+
+
+def test_pools_of_which_none_hides_need_nothing() -> None:
+    assert listing(NftConfig(), DesiredDelta(nets={POOLS: _POOLS[POOLS], HOSTS: _POOLS[HOSTS]})) == ""
