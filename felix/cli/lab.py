@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import signal
 import sys
 import time
-from pathlib import Path
 
 import msgspec
 
 from felix.cli import lab_mesos
 from felix.cli.cni_check import fill_parser
 from felix.errors import DataError
-from felix.lab.demo import find_own_command, name_option, run_demo
+from felix.lab.demo.run import MASTER_PORT, PAGE_PORT, Demo, Options
 from felix.lab.describe import describe, print_status
 from felix.lab.lab import Lab, check_root
 from felix.lab.matrix import measure, render_seen
+from felix.lab.own import find_own_command, name_option
 from felix.lab.place import Place
 from felix.lab.probe import PROTOCOLS
 from felix.lab.state import list_labs
-
-_DEMO_FILE = Path(__file__).parents[2] / "demo" / "stars-isolated.json"
 
 _EXAMPLES = """\
 examples:
@@ -37,7 +36,9 @@ examples:
   felix lab stop h1 --kill            the agent of h1, at once; what it programmed stays
   felix lab start h1                  it runs again, and is ready
   felix lab stop etcd                 the agents go on without it
-  felix lab demo --keep               the demonstration; the lab stays up
+  felix lab demo                      the three stages of the Star demonstration, each cell tried
+  felix lab demo --keep               the same; all of it stays up, with its page, until Ctrl-C
+  felix lab demo --stage 3 -o json    one stage alone, as JSON
   felix lab mesos run FILE.json       applications of Marathon on simulated Mesos agents
   felix lab mesos status
   felix lab cni-check bridge          whether a CNI plug-in does what the specification says
@@ -86,11 +87,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     execute.add_argument("place", metavar="HOST|WORKLOAD|fabric")
     execute.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD", help="default: a shell")
 
-    demo = _add_verb(verbs, "demo", "show containers on two hosts, isolated by group, and remove them again", _demo)
+    demo = _add_verb(verbs, "demo", "show the stages of the Star demonstration, try every cell, and tidy up", _demo)
+    demo.add_argument("--stage", type=int, choices=(1, 2, 3), default=0, help="that one alone (default: everything)")
+    demo.add_argument("--keep", action="store_true", help="leave all of it up, with its page, until Ctrl-C")
+    demo.add_argument("-o", "--output", choices=("table", "json"), default="table", help="json: the report, at the end")
     demo.add_argument(
-        "file", nargs="?", type=Path, default=_DEMO_FILE, help="a Marathon group (default: demo/stars-isolated.json)"
+        "--page-port", type=int, default=PAGE_PORT, metavar="PORT", help=f"on 127.0.0.1 (default: {PAGE_PORT})"
     )
-    demo.add_argument("--keep", action="store_true", help="leave the lab up to look around")
+    demo.add_argument(
+        "--master-port", type=int, default=MASTER_PORT, metavar="PORT", help=f"on 127.0.0.1 (default: {MASTER_PORT})"
+    )
 
     reach = _add_verb(verbs, "reach", "show which workload reaches which now", _reach)
     reach.add_argument("--port", type=int, default=9000, metavar="PORT", help="port at the target (default: 9000)")
@@ -217,7 +223,23 @@ def _describe_target(target: str) -> str:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    return run_demo(arguments.file, lambda text: print(text, flush=True), keep=arguments.keep, name=arguments.name)
+    is_json = arguments.output == "json"
+    options = Options(
+        arguments.name,
+        arguments.stage,
+        arguments.keep,
+        page_port=arguments.page_port,
+        master_port=arguments.master_port,
+    )
+    demo = Demo(Lab(arguments.name), options, _say if is_json else _tell)
+    report = asyncio.run(demo.run())
+    if is_json:
+        print(msgspec.json.format(msgspec.json.encode(report.document())).decode())
+    return 0 if report.is_right else 1
+
+
+def _tell(text: str) -> None:
+    print(text, flush=True)
 
 
 def _down(arguments: argparse.Namespace) -> int:

@@ -11,11 +11,11 @@ from pathlib import Path
 import msgspec
 
 from felix.errors import DataError
-from felix.lab.demo import find_own_command, name_option
 from felix.lab.lab import Lab, check_root
 from felix.lab.marathon import load_applications
 from felix.lab.mesos.cluster import MesosCluster, Settings, let_executors_in
 from felix.lab.mesos.types import CNI, NET_MODULES, Container
+from felix.lab.own import find_own_command, name_option
 
 _TEXT = """\
 A simulator, not Mesos: agents, master and Marathon are played, as far as a container's network goes. What is real:
@@ -82,7 +82,7 @@ def _add_verb(
 
 def _run(arguments: argparse.Namespace) -> int:
     check_root()
-    applications = load_applications(arguments.file, shared_network=True)
+    applications = load_applications(arguments.file)
     lab = Lab(arguments.name)
     if not lab.is_up():
         _say(f"building lab {lab.name} with {arguments.hosts} hosts")

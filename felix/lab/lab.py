@@ -32,6 +32,7 @@ from felix.lab.documents import EndpointIntent
 from felix.lab.host import AGENT_COMMAND, Host
 from felix.lab.mesos.containers import kill_marked
 from felix.lab.place import Place, wait_until
+from felix.lab.process import ProcessRecord
 from felix.lab.state import RUN_ROOT, StateDirectory, WorkloadRecord
 from felix.lab.store import Document, Json, LabStore
 from felix.model.keys import BlockKey, format_handle_key, format_key
@@ -187,6 +188,16 @@ class Lab:
         record = self._state.read().processes.get("etcd")
         if record:
             process.send_signal(record, number)
+
+    def adopt(self, role: str, record: ProcessRecord) -> None:
+        """The program belongs to the lab: it ends with it."""
+        with self._state.change() as state:
+            state.processes[role] = record
+
+    @property
+    def processes(self) -> dict[str, ProcessRecord]:
+        """All programs of the lab, by what they are; one that has ended may be among them."""
+        return dict(self._state.read().processes)
 
     def set_link(self, host: Host, *, up: bool) -> None:
         """The host's cable to the fabric is plugged in or pulled out."""

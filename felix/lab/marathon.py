@@ -7,7 +7,7 @@ said in one of three ways:
     networks: [{mode: container, name, labels}], container.portMappings: [{containerPort, name}]   since 1.5
     neither, or networks: [{mode: host}]: it shares its host's network; ports or portDefinitions are the host's
 
-`felix lab demo` runs small responders on the discovery ports instead of `cmd`; `felix lab mesos` runs `cmd`.
+`healthChecks` are read, too: see felix.lab.checks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from felix.errors import DataError
+from felix.lab.checks import HealthCheck, read_checks
 
 Node = dict[str, object]
 
@@ -41,6 +42,7 @@ class Program:
     mem: float = 128.0
     ports: tuple[Port, ...] = ()
     require_ports: bool = False
+    checks: tuple[HealthCheck, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,34 +71,58 @@ class Application:
         return self.id.rpartition("/")[2]
 
     @property
+    def path(self) -> str:
+        """The id of the application, of which this is an instance."""
+        return self.id if self.instance == 1 else self.id.rpartition(".")[0]
+
+    @property
     def task_name(self) -> str:
         """The name of its tasks: the path of the application backwards, `probe-a.star-iso`."""
-        path = self.id if self.instance == 1 else self.id.rpartition(".")[0]
-        return ".".join(reversed(path.split("/")))
+        return ".".join(reversed(self.path.split("/")))
 
 
-def load_applications(path: Path, *, shared_network: bool = False) -> list[Application]:
+def load_applications(path: Path) -> list[Application]:
     """Returns the application instances that the file defines, in its order.
 
-    shared_network: also those without an address of their own, which share their host's network; otherwise such a
-    file is refused. Raises DataError naming file, application and field when the file cannot be read or used.
+    Raises DataError naming file, application and field when the file cannot be read or used.
     """
+    where = str(path)
+    applications = [
+        instance
+        for app_path, app in find_apps(load_document(path), where).items()
+        for instance in make_instances(app, app_path, where)
+    ]
+    if not applications:
+        raise DataError(f"{path}: defines no application; expected a Marathon group with `apps`, or a list of apps")
+    return applications
+
+
+def load_document(path: Path) -> object:
+    """Returns the JSON of a file; raises DataError that names it."""
     try:
-        document = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot read the application group: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{path}: not JSON: {error}") from error
-    applications = list(_walk(document, str(path), ""))
-    if not applications:
-        raise DataError(f"{path}: defines no application; expected a Marathon group with `apps`, or a list of apps")
-    for app in applications:
-        if not (app.has_address or shared_network):
-            raise DataError(f"{path}: {app.id}: ipAddress: the lab runs applications with an address of their own only")
-    return applications
 
 
-def _walk(node: object, where: str, parent: str) -> Iterator[Application]:
+def find_apps(document: object, where: str, parent: str = "") -> dict[str, Node]:
+    """Returns the applications of a group, of a list, or the only one, as they are written, by path, in order.
+
+    where: what errors begin with. parent: the path of the group in which a relative id is. Raises DataError.
+    """
+    found: dict[str, Node] = {}
+    for path, app in _walk(document, where, parent):
+        if not path:
+            raise DataError(f"{where}: an application without id")
+        if path in found:
+            raise DataError(f"{where}: {path}: id: two applications have it")
+        found[path] = app
+    return found
+
+
+def _walk(node: object, where: str, parent: str) -> Iterator[tuple[str, Node]]:
     if isinstance(node, list):
         for item in node:
             yield from _walk(item, where, parent)
@@ -111,12 +137,11 @@ def _walk(node: object, where: str, parent: str) -> Iterator[Application]:
         for child in [*_listed(node, "groups", where), *_listed(node, "apps", where)]:
             yield from _walk(child, where, path)
         return
-    yield from _instances(node, path, where)
+    yield path, node
 
 
-def _instances(app: Node, path: str, where: str) -> Iterator[Application]:
-    if not path:
-        raise DataError(f"{where}: an application without id")
+def make_instances(app: Node, path: str, where: str) -> Iterator[Application]:
+    """Yields the instances of an application as it is written; raises DataError."""
     where = f"{where}: {path}"
     instances = app.get("instances", 1)
     if not isinstance(instances, int) or isinstance(instances, bool) or not 0 <= instances <= 1000:
@@ -129,6 +154,7 @@ def _instances(app: Node, path: str, where: str) -> Iterator[Application]:
         mem=_read_amount(app, "mem", 128.0, where),
         ports=() if network else _host_ports(app, where),
         require_ports=bool(app.get("requirePorts", False)),
+        checks=read_checks(app.get("healthChecks", []), where),
     )
     for number in range(1, instances + 1):
         name = path if number == 1 else f"{path}.{number}"

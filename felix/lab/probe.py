@@ -34,7 +34,10 @@ class ProbeResult:
 
 
 def probe(namespace: str, address: str, port: int, protocol: str, timeout_s: float) -> ProbeResult:
-    """Sends a few bytes from inside to `address` and waits for the echo; `port` means nothing for ICMP."""
+    """Sends a few bytes from inside to `address` and waits for the echo; `port` means nothing for ICMP.
+
+    Each probe is a connection of its own to those that track connections, by ICMP too.
+    """
     started = time.monotonic()
     try:
         if protocol == "icmp":
@@ -85,7 +88,7 @@ def _echo_icmp(namespace: str, address: str, timeout_s: float) -> None:
     family = _family(address)
     protocol = socket.IPPROTO_ICMP if family == socket.AF_INET else socket.IPPROTO_ICMPV6
     mark = os.urandom(16)
-    header = struct.pack("!BBHHH", _ECHO_REQUEST[family], 0, 0, os.getpid() & 0xFFFF, 1)
+    header = struct.pack("!BBH2sH", _ECHO_REQUEST[family], 0, 0, os.urandom(2), 1)
     packet = header + mark
     if family == socket.AF_INET:  # for ICMPv6 the kernel fills in the checksum
         packet = packet[:2] + struct.pack("!H", _checksum(packet)) + packet[4:]

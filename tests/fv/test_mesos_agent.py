@@ -332,12 +332,12 @@ async def test_application_that_requires_a_port_waits_until_it_is_free(scene: Sc
         ' "ports": [9000], "requirePorts": true}]}'
     )
     async with scene.cluster() as mesos:
-        launched = await mesos.run(load_applications(path, shared_network=True))
+        launched = await mesos.run(load_applications(path))
         assert [container.task.source for container in launched] == ["before/p"]
         assert mesos.waiting == ["before/p.2"]
     async with scene.cluster() as mesos:
         assert mesos.waiting == ["before/p.2"]
-        assert await mesos.run(load_applications(path, shared_network=True)) == []
+        assert await mesos.run(load_applications(path)) == []
         await mesos.kill(launched[0].task.task_id)
         assert mesos.waiting == []
         running = [one for _, one in mesos.containers if one.is_live]

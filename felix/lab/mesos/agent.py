@@ -64,6 +64,7 @@ class MesosAgent:
     """A simulated Mesos agent. `start` before anything else; `stop` leaves tasks running, for the next one to find.
 
     isolators: the isolator of a door. door: the one of new containers; each stays with the one it came through.
+    resolver: the name server of new containers, empty for the machine's.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class MesosAgent:
         limits: Limits = Limits(),
         on_update: OnUpdate | None = None,
         faults: Faults | None = None,
+        resolver: str = "",
     ) -> None:
         self.host = host
         self.id = f"felix-lab-simulator-S{int(host.name[1:]) - 1}"
@@ -84,6 +86,7 @@ class MesosAgent:
         self._checkpoints = Checkpoints(directory)
         self._isolators = isolators
         self._door = door
+        self._resolver = resolver
         self._on_update = on_update or (lambda _container, _status: None)
         self._faults = faults or Faults()
         self._containers: dict[str, Container] = {}
@@ -227,7 +230,7 @@ class MesosAgent:
         self._report(container, "TASK_RUNNING", "", "")
 
     def _fork(self, container: Container) -> Fork:
-        forked = fork(self.host, container, self._checkpoints.sandbox(container.id))
+        forked = fork(self.host, container, self._checkpoints.sandbox(container.id), self._resolver)
         self._forks[container.id] = forked
         container.process = forked.record
         return forked

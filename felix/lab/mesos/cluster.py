@@ -1,7 +1,7 @@
 """Simulated Mesos on a lab: an agent per virtual host, a master that lists them, and a Marathon that places. Shell.
 
     async with MesosCluster(lab) as mesos:
-        await mesos.run(load_applications(path, shared_network=True))
+        await mesos.run(load_applications(path))
         print(mesos.state())
 
 Tasks live on when the block is left; the next MesosCluster of the lab finds them. Nothing here is Mesos itself.
@@ -14,10 +14,11 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -50,6 +51,7 @@ class Settings:
     """How agents work. door: by which plug-ins new containers get a network; empty: as the last time.
 
     ipam, virtualizer: the net-modules plug-ins. cni_config_dir, cni_plugins_dir: of Mesos' agent, made if not given.
+    has_dns: new containers ask their host for names, on port 53; otherwise whomever the machine asks.
     """
 
     door: str = ""
@@ -60,6 +62,7 @@ class Settings:
     deadline_s: float = 30.0
     parallel_calls: int = 1
     limits: Limits = field(default_factory=Limits)
+    has_dns: bool = False
 
 
 class MesosCluster:
@@ -113,6 +116,7 @@ class MesosCluster:
             limits=self._settings.limits,
             on_update=self._on_update,
             faults=self._faults,
+            resolver=host.ipv4 if self._settings.has_dns else "",
         )
 
     @property
@@ -165,8 +169,8 @@ class MesosCluster:
                 return container
         raise DataError(f"no task or application {wanted!r} runs; see: felix lab mesos status")
 
-    def state(self) -> Document:
-        """Returns what the master would say at `/master/state`."""
+    def state(self, health_by_task: Mapping[str, bool] = MappingProxyType({})) -> Document:
+        """Returns what the master says at `/master/state`. health_by_task: see render_state."""
         limits = self._settings.limits
         slaves = [
             Slave(agent.id, agent.host.ipv4, f"slave(1)@{agent.host.ipv4}:{PORT}", agent.offered(), limits.ports)
@@ -178,14 +182,12 @@ class MesosCluster:
             Framework(one, "marathon" if one == MARATHON_ID else one, master, f"scheduler-{one}@{master}:8080")
             for one in ids
         ]
-        return render_state(master, slaves, frameworks, [container for _, container in self.containers])
+        containers = [container for _, container in self.containers]
+        return render_state(master, slaves, frameworks, containers, health_by_task)
 
     def place_of(self, container: Container) -> Place:
         """Returns the container's network as a place to probe from; raises DataError when it does not run."""
-        if container.process is None or not is_running(container.process):
-            raise DataError(f"task {container.task.task_id} does not run")
-        namespace = f"/proc/{container.process.pid}/ns/net"
-        return TaskPlace(container.task.name, namespace, self.lab.directory / "responder.ctl", {})
+        return place_of(self.lab, container)
 
     async def _kill(self, agent: MesosAgent, container: Container) -> None:
         await agent.kill_task(container.task.task_id)
@@ -281,11 +283,22 @@ async def _lock(path: Path) -> int:
 
 
 class TaskPlace(Place):
-    """The network of a running task."""
+    """The network of a running task, with its own name server where it has one."""
 
     def command(self, arguments: Sequence[str]) -> list[str]:
         """Returns the command line that runs `arguments` inside."""
-        return ["nsenter", f"--net={self.namespace}", *arguments]
+        mounts = self.namespace.removesuffix("net") + "mnt"
+        has_own = os.path.exists(mounts) and not os.path.samefile(mounts, "/proc/self/ns/mnt")
+        own = [f"--mount={mounts}", f"--wd={Path.cwd()}"] if has_own else []
+        return ["nsenter", f"--net={self.namespace}", *own, *arguments]
+
+
+def place_of(lab: Lab, container: Container) -> TaskPlace:
+    """Returns the container's network as a place to probe from; raises DataError when it does not run."""
+    if container.process is None or not is_running(container.process):
+        raise DataError(f"task {container.task.task_id} does not run")
+    namespace = f"/proc/{container.process.pid}/ns/net"
+    return TaskPlace(container.task.name, namespace, lab.directory / "responder.ctl", {})
 
 
 def let_executors_in(lab: Lab) -> bool:

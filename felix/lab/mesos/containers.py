@@ -25,6 +25,7 @@ from felix.lab.process import ProcessRecord
 MARK = "MESOS_SANDBOX"
 MAX_GONE = 100
 _KILL_S = 5.0
+_RESOLV_CONF = "# Written by the simulated agent of Mesos.\nnameserver {resolver}\noptions timeout:1 attempts:3\n"
 _LAUNCH = Path(__file__).with_name("launch.py")
 
 
@@ -100,12 +101,20 @@ class Fork:
         self._go = self._ready = -1
 
 
-def fork(host: Host, container: Container, sandbox: Path) -> Fork:
-    """The container's first process exists, in a network namespace of its own if it is networked, and blocks."""
+def fork(host: Host, container: Container, sandbox: Path, resolver: str = "") -> Fork:
+    """The container's first process exists, in a network namespace of its own if it is networked, and blocks.
+
+    resolver: the address of its name server, in a resolv.conf of its own; empty: the machine's.
+    """
     sandbox.mkdir(parents=True, exist_ok=True)
-    own = ["unshare", "--net"] if container.networked else []
+    own = ["--net"] if container.networked else []
     program = [sys.executable, "-S", "-E", "-P", str(_LAUNCH)]  # -P: a neighbour of it is called types.py
-    command = ["nsenter", f"--net={NETNS_DIR / host.namespace}", *own, *program]
+    if resolver:
+        settings = sandbox / "resolv.conf"
+        settings.write_text(_RESOLV_CONF.format(resolver=resolver))
+        own.append("--mount")  # what is mounted there is seen by nobody else
+        program = ["sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"', str(settings), *program]
+    command = ["nsenter", f"--net={NETNS_DIR / host.namespace}", *(["unshare", *own] if own else []), *program]
     go_read, go_write = _make_pipe()
     ready_read, ready_write = _make_pipe()
     try:

@@ -58,7 +58,7 @@ def make_task(app: Application, task_id: str, ports: Sequence[int], default_netw
         task_id=task_id,
         name=app.task_name,
         command=app.program.command,
-        environment={**_port_variables(ports), **app.program.environment, "MARATHON_APP_ID": f"/{app.id}"},
+        environment={**_port_variables(ports), **app.program.environment, "MARATHON_APP_ID": f"/{app.path}"},
         resources=Resources(app.program.cpus, app.program.mem, tuple(ports)),
         container=container,
         discovery=_discovery(app),

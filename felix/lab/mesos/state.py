@@ -6,7 +6,8 @@ task its state, resources, discovery, what it asked of the network, and its stat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
@@ -39,9 +40,16 @@ class Framework(msgspec.Struct, frozen=True):
 
 
 def render_state(
-    master: str, slaves: Sequence[Slave], frameworks: Sequence[Framework], containers: Iterable[Container]
+    master: str,
+    slaves: Sequence[Slave],
+    frameworks: Sequence[Framework],
+    containers: Iterable[Container],
+    health_by_task: Mapping[str, bool] = MappingProxyType({}),
 ) -> Document:
-    """Returns the whole state as JSON says it. master: its address. containers: of all agents, oldest first."""
+    """Returns the whole state as JSON says it. master: its address. containers: of all agents, oldest first.
+
+    health_by_task: by task id, whether its health checks say that it is well; nothing is said of others.
+    """
     listed = list(containers)
     return {
         "version": VERSION,
@@ -51,7 +59,7 @@ def render_state(
         "leader": f"master@{master}:{MASTER_PORT}",
         "hostname": master,
         "slaves": [_slave(slave) for slave in slaves],
-        "frameworks": [_framework(framework, listed) for framework in frameworks],
+        "frameworks": [_framework(framework, listed, health_by_task) for framework in frameworks],
         "completed_frameworks": [],
         "orphan_tasks": [],
     }
@@ -68,8 +76,8 @@ def render_ports(ports: Sequence[int]) -> str:
     return "[" + ", ".join(f"{first}-{last}" for first, last in ranges) + "]"
 
 
-def render_task(container: Container) -> Document:
-    """Returns one task with its statuses."""
+def render_task(container: Container, is_healthy: bool | None = None) -> Document:
+    """Returns one task with its statuses. is_healthy: None when nobody knows."""
     task = container.task
     document: Document = {
         "id": task.task_id,
@@ -87,10 +95,13 @@ def render_task(container: Container) -> Document:
         document["discovery"] = _discovery(task.discovery)
     if task.source:
         document["source"] = task.source
+    statuses = document["statuses"]
+    if is_healthy is not None and isinstance(statuses, list) and statuses and isinstance(statuses[-1], dict):
+        statuses[-1]["healthy"] = is_healthy
     return document
 
 
-def _framework(framework: Framework, containers: Sequence[Container]) -> Document:
+def _framework(framework: Framework, containers: Sequence[Container], health: Mapping[str, bool]) -> Document:
     own = [one for one in containers if one.framework_id == framework.id]
     ended = [one for one in own if one.statuses and one.statuses[-1].is_terminal]
     return {
@@ -99,7 +110,7 @@ def _framework(framework: Framework, containers: Sequence[Container]) -> Documen
         "hostname": framework.hostname,
         "pid": framework.pid,
         "active": True,
-        "tasks": [render_task(one) for one in own if one not in ended and one.statuses],
+        "tasks": [render_task(one, health.get(one.task.task_id)) for one in own if one not in ended and one.statuses],
         "completed_tasks": [render_task(one) for one in ended],
     }
 

@@ -9,7 +9,7 @@ import pytest
 
 from felix.__main__ import main
 from felix.config.exits import ExitCode
-from felix.lab.demo import find_own_command, name_option
+from felix.lab.own import find_own_command, name_option
 
 VERBS = ("up", "add", "remove", "status", "exec", "demo", "reach", "stop", "start", "cni-check", "down")
 

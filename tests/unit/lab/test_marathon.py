@@ -19,13 +19,14 @@ def write(tmp_path: Path, document: object) -> Path:
     return path
 
 
-def test_demo_group_when_read_gives_four_probes_in_two_groups() -> None:
+def test_demo_group_when_read_gives_four_probes_in_two_groups_and_a_collector_in_all() -> None:
     applications = load_applications(DEMO)
     assert [(app.name, app.groups, app.ports) for app in applications] == [
         ("probe-a", ("star-1",), (9000,)),
         ("probe-b", ("star-1",), (9000,)),
         ("probe-c", ("star-2",), (9000,)),
         ("probe-d", ("star-2",), (9000,)),
+        ("collect", ("star-1", "star-2", "public"), (9001,)),
     ]
     assert applications[0].id == "star-iso/probe-a"
 
@@ -43,7 +44,6 @@ def test_nested_groups_and_instances_when_read_get_full_paths(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("app", "message"),
     [
-        ({"id": "a"}, "a: ipAddress: the lab runs"),
         ({"id": "a", "ipAddress": {}, "ports": [80]}, "a: ports: not together with ipAddress"),
         ({"id": "a", "ipAddress": {"groups": "x"}}, "a: ipAddress.groups: expected a list of names, saw 'x'"),
         ({"id": "a", "ipAddress": {"labels": {"k": 1}}}, "a: ipAddress.labels: expected an object of texts"),

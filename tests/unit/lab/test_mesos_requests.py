@@ -153,7 +153,7 @@ def test_network_of_an_application_in_each_form_is_read(
 ) -> None:
     path = tmp_path / "app.json"
     path.write_text(json.dumps({"id": "a", **app}))
-    (found,) = load_applications(path, shared_network=True)
+    (found,) = load_applications(path)
 
     assert (found.has_address, found.ports) == (has_address, ports)
 
@@ -181,7 +181,7 @@ def test_application_that_cannot_run_is_refused_with_its_field(
     path = tmp_path / "app.json"
     path.write_text(json.dumps({"id": "a", **app}))
     with pytest.raises(DataError) as refused:
-        load_applications(path, shared_network=True)
+        load_applications(path)
     assert f"{path}: a: " in str(refused.value)
     assert message in str(refused.value)
 
