@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from felix.attach.names import NAME, Attached, handle_name, host_interface, make_mac
 from felix.attach.profiles import GROUP_LABEL
 from felix.attach.types import ADDRESSES_LIMIT, AttachRequest, Code, Refusal
 from felix.attach.veth import VethSpec, find_problem
+from felix.ipam.block import ENDPOINT, NODE
 from felix.model.net import Net, parse_address
 
 LABELS_LIMIT = 256
+PROFILES_LIMIT = 64
+"""Groups, and profiles, of one container: those that are missing are written in one transaction with all else."""
+ATTRIBUTES_LIMIT = 16
 TEXT_LIMIT = 1024
 
 
@@ -53,6 +57,9 @@ def check_attach(request: AttachRequest, place: Place, least: int = 1) -> Wanted
     who = check_who(request.orchestrator, request.container, request.interface)
     _check_names((("network", request.network), ("namespace", request.namespace)))
     _check_names(("profiles", name) for name in request.profiles)
+    for field, texts in (("profiles", request.profiles), ("groups", request.groups or ())):
+        if len(texts) > PROFILES_LIMIT:
+            raise _invalid(field, str(len(texts)), f"expected at most {PROFILES_LIMIT}")
     if not request.netns and not request.pid:
         raise _invalid("netns", "", "give the path of the container's network namespace, or the pid of its process")
     if request.netns and not request.netns.startswith("/"):
@@ -83,6 +90,11 @@ def check_who(orchestrator: str, container: str, interface: str) -> Attached:
     return Attached(orchestrator, container, interface)
 
 
+def check_network(network: str) -> None:
+    """Raises Refusal for what no network can be called."""
+    _check_names((("network", network),))
+
+
 def check_addresses(texts: Sequence[str]) -> tuple[Net, ...]:
     """Returns the addresses that the texts name. Raises Refusal."""
     return _parse("addresses", texts)
@@ -93,6 +105,17 @@ def check_handle(handle: str) -> str:
     if not handle or len(handle) > TEXT_LIMIT or "/" in handle or not handle.isprintable():
         raise _invalid("handle", handle, "expected printable text without a slash")
     return handle
+
+
+def check_attributes(attributes: Mapping[str, str]) -> None:
+    """Raises Refusal for attributes of an allocation that only the agent may write, or that are too large to keep."""
+    if len(attributes) > ATTRIBUTES_LIMIT:
+        raise _invalid("attributes", str(len(attributes)), f"expected at most {ATTRIBUTES_LIMIT}")
+    for key, value in attributes.items():
+        if not key or len(key) > TEXT_LIMIT or len(value) > TEXT_LIMIT:
+            raise _invalid("attributes", key, f"expected keys and values of at most {TEXT_LIMIT} characters")
+        if key in (NODE, ENDPOINT):
+            raise _invalid("attributes", key, "the agent itself says whose host and which endpoint an address is")
 
 
 def _check_names(names: Iterable[tuple[str, str]]) -> None:

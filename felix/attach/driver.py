@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
-from felix.attach.check import check_who
+from felix.attach.check import check_network, check_who
 from felix.attach.endpoint import Attachment
 from felix.attach.lease import AddressLeases
 from felix.attach.names import Attached, handle_name
@@ -78,6 +78,7 @@ class Cleaner:
 
     async def collect(self, request: GcRequest) -> GcAnswer:
         """Everything of the network on this host is gone that the request does not name; failures do not stop it."""
+        check_network(request.network)
         valid = {check_who(request.orchestrator, one.container, one.interface) for one in request.valid}
         try:
             async with asyncio.timeout(bound_deadline(request.deadline_s)):

@@ -22,9 +22,8 @@ from felix.model.validate import judge
 ANNOTATION = "felix/attachment"
 """Which endpoints are ours to remove, and what goes with them."""
 
-ENDPOINT_ATTRIBUTE = "endpoint"
 NETWORK_ATTRIBUTE = "felix.network"
-"""Attributes of an allocation: the endpoint that was written with it, and the network for which it was made."""
+"""Attribute of an allocation: the network for which it was made."""
 
 _NAMESPACE_LABEL = "projectcalico.org/namespace"
 _ORCHESTRATOR_LABEL = "projectcalico.org/orchestrator"
@@ -60,14 +59,20 @@ class Attachment:
 
     @property
     def releases(self) -> list[Release]:
-        """What is given back with the endpoint, each only as long as the noted handle holds it."""
-        return [Release(parse_address(text), handle) for text, handle in self.note.handles.items() if handle]
+        """What is given back with the endpoint, each only as long as the noted handle holds it, and, what was allocated
+        together with the endpoint, for this endpoint: two containers' names may make one handle.
+        """
+        given = set(self.note.given)
+        return [
+            Release(parse_address(text), handle, endpoint="" if text in given else name_of(self.key))
+            for text, handle in self.note.handles.items()
+            if handle
+        ]
 
     @property
     def own_releases(self) -> list[Release]:
         """Those of them that were allocated together with the endpoint."""
-        given = {parse_address(text) for text in self.note.given}
-        return [one for one in self.releases if one.address not in given]
+        return [one for one in self.releases if one.endpoint]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,11 @@ class EndpointIntent:
     def key(self) -> ResourceKey:
         """Where the record is stored."""
         return endpoint_key(self.node, self.who, self.request.namespace)
+
+
+def name_of(key: ResourceKey) -> str:
+    """Returns namespace and name of an endpoint, as allocations and answers have it."""
+    return f"{key.namespace}/{key.name}"
 
 
 def make_document(intent: EndpointIntent, chosen: tuple[Net, ...]) -> dict[str, object]:
@@ -148,7 +158,7 @@ def find_attachment(key: ResourceKey, record: object, node: str, revision: int =
         addresses = tuple(parse_address(one) for one in record.spec.ip_networks)
         for one in note.handles:
             parse_address(one)
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None  # somebody edited it: what cannot be read gives nobody the right to remove anything
     spec = record.spec
     who = Attached(spec.orchestrator, spec.workload, spec.endpoint)

@@ -9,20 +9,22 @@ from dataclasses import dataclass, field
 
 from felix.attach.check import Wanted
 from felix.attach.endpoint import (
-    ENDPOINT_ATTRIBUTE,
     NETWORK_ATTRIBUTE,
     Attachment,
     EndpointIntent,
     find_attachment,
+    name_of,
     render_document,
 )
-from felix.attach.names import DEFAULT_NAMESPACE, Attached, endpoint_key
+from felix.attach.index import AttachmentIndex
+from felix.attach.names import Attached, endpoint_key
 from felix.attach.profiles import choose_profiles, make_profiles
 from felix.attach.types import Code, Refusal
 from felix.clock import Clock, wall_s
 from felix.datastore.types import RangeOp
 from felix.ipam.apply import Allocator
-from felix.ipam.block import Holder
+from felix.ipam.audit import IPAM_ONLY
+from felix.ipam.block import ENDPOINT, USE, Holder
 from felix.ipam.draft import Draft
 from felix.ipam.read import Store, list_blocks, read_blocks_around, read_handles, read_ranges
 from felix.ipam.release import Release
@@ -31,9 +33,6 @@ from felix.model.codec import decode, encode
 from felix.model.keys import ResourceKey, format_fence_key, format_handle_key, format_key
 from felix.model.net import Net, parse_address
 from felix.model.records import Node
-
-USE_ATTRIBUTE = "felix.use"
-"""Attribute of an allocation that has no endpoint of its own, or none yet."""
 
 
 class Present(Exception):
@@ -55,15 +54,23 @@ class Known:
 class EndpointStore:
     """What one host's attachments are in etcd.
 
-    host_nets: what containers may talk with that may talk with their host only, besides the host itself.
-    own_addresses: the host's, if its Node names none. Methods raise
-    what the store and the allocator raise; after EtcdUnavailable nobody knows what became of a write.
+    index: what is attached. host_nets: what containers may talk with that may talk with their host only, besides the
+    host itself. own_addresses: the host's, if its Node names none. Methods raise what the store and the allocator
+    raise; after EtcdUnavailable nobody knows what became of a write.
     """
 
-    def __init__(self, store: Store, node: str, host_nets: Sequence[Net] = (), now: Clock = wall_s) -> None:
+    def __init__(
+        self,
+        store: Store,
+        node: str,
+        index: AttachmentIndex,
+        host_nets: Sequence[Net] = (),
+        now: Clock = wall_s,
+    ) -> None:
         self.allocator = Allocator(store)
         self._store = store
         self._node = node
+        self._index = index
         self.host_nets = tuple(host_nets)
         self.own_addresses: tuple[Net, ...] = ()
         self._now = now
@@ -130,7 +137,7 @@ class EndpointStore:
             draft.put(format_key(intent.key), render_document(intent, tuple(chosen)), 0)
             return draft
 
-        attributes = {ENDPOINT_ATTRIBUTE: name_of(intent.key), NETWORK_ATTRIBUTE: request.network}
+        attributes = {ENDPOINT: name_of(intent.key), NETWORK_ATTRIBUTE: request.network}
         asked = Request(self._node, wanted.handle, request.ipv4, request.ipv6, attributes, request.pools)
         chosen = await self.allocator.give(asked, wanted.addresses, beside)
         value = render_document(intent, tuple(chosen))
@@ -160,22 +167,27 @@ class EndpointStore:
         return await self.erase(found, release=True, with_given=False) if found is not None else []
 
     async def release_handle(self, name: str, who: Attached) -> list[Net]:
-        """The handle of a container holds nothing on this host; returns what it held.
+        """The handle holds nothing that was given to `who` on this host; returns what it held.
 
         An endpoint with what is released goes in the same transaction: one of which nobody here knows, because it was
         on its way while the agent that wrote it died, must not keep an address that may be another's next.
         """
 
+        def is_meant(holder: Holder) -> bool:
+            if holder.node != self._node:
+                return False
+            if not holder.endpoint:
+                return holder.attributes.get(USE) != IPAM_ONLY
+            # another container's name may make the same handle
+            return holder.endpoint.partition("/")[2] == endpoint_key(self._node, who, "").name
+
         def drop_endpoints(holders: Sequence[Holder]) -> Draft:
             draft = Draft()
-            draft.drop(format_key(endpoint_key(self._node, who, DEFAULT_NAMESPACE)))
-            for named in {one.attributes.get(ENDPOINT_ATTRIBUTE, "") for one in holders}:
-                namespace, slash, endpoint = named.partition("/")
-                if slash:
-                    draft.drop(format_key(ResourceKey("WorkloadEndpoint", namespace, endpoint)))
+            for named in {one.endpoint for one in holders if one.endpoint}:
+                draft.drop(format_key(endpoint_key(self._node, who, named.partition("/")[0])))
             return draft
 
-        return await self.allocator.release_handle(name, host=self._node, beside=drop_endpoints)
+        return await self.allocator.release_handle(name, is_meant, drop_endpoints)
 
     async def find_strays(self, network: str, valid_handles: frozenset[str], used: frozenset[Net]) -> list[Release]:
         """Returns addresses of this host that were given for a network, and that no valid handle and no endpoint has.
@@ -193,8 +205,19 @@ class EndpointStore:
                 if not handle or holder.node != self._node or handle in valid_handles or address in used:
                     continue
                 if _is_of(holder.attributes, handle, network):
-                    found.append(Release(address, handle))
-        return found
+                    sequence = block.sequences.get(ordinal, 0)
+                    found.append(Release(address, handle, sequence, holder.endpoint))
+        # Read after the blocks: an endpoint is written with its addresses, and may not have been told of yet.
+        present = await self._find_stored({one.endpoint for one in found if one.endpoint})
+        return [one for one in found if one.endpoint not in present]
+
+    async def _find_stored(self, names: Collection[str]) -> set[str]:
+        """Returns those of the endpoints that there are."""
+        paths = {
+            name: format_key(ResourceKey("WorkloadEndpoint", *name.split("/", 1))) for name in names if "/" in name
+        }
+        pages = await read_ranges(self._store, [RangeOp(path) for path in paths.values()])
+        return {name for name, page in zip(paths, pages, strict=True) if page}
 
     async def _plan_taking_up(self, wanted: Wanted, given: Mapping[Net, str], *, has_more: bool) -> Draft:
         """Returns that handles of given addresses are written as they are: a collector that has seen their addresses
@@ -226,23 +249,24 @@ class EndpointStore:
                 if holder is None:
                     text = f"{net.address} is free in block {block.net}, so it may be another's next; allocate it first"
                     raise Refusal(Code.CONFLICT, text)
-                owner = holder.attributes.get(ENDPOINT_ATTRIBUTE, "")
-                if owner not in ("", endpoint):
-                    raise Refusal(Code.CONFLICT, f"{net.address} is the address of endpoint {owner}")
+                if holder.endpoint not in ("", endpoint):
+                    raise Refusal(Code.CONFLICT, f"{net.address} is the address of endpoint {holder.endpoint}")
+                if holder.node not in ("", self._node):
+                    raise Refusal(Code.CONFLICT, f"{net.address} was given to host {holder.node}, not to {self._node}")
                 handles[net] = holder.handle or ""
+        for net, handle in handles.items():
+            for one in self._index.find_address(net):
+                # By another handle it is what an earlier container has lost, which is only still to be detached.
+                if name_of(one.key) != endpoint and one.note.handles.get(net.address) == handle:
+                    raise Refusal(Code.CONFLICT, f"{net.address} is the address of endpoint {name_of(one.key)}")
         return handles
-
-
-def name_of(key: ResourceKey) -> str:
-    """Returns namespace and name of an endpoint, as allocations and answers have it."""
-    return f"{key.namespace}/{key.name}"
 
 
 def _is_of(attributes: Mapping[str, str], handle: str, network: str) -> bool:
     named = attributes.get(NETWORK_ATTRIBUTE)
     if named is not None:
         return named == network
-    return USE_ATTRIBUTE in attributes and handle.startswith(f"{network.lower()}.")
+    return USE in attributes and handle.startswith(f"{network.lower()}.")
 
 
 def _addresses_of(record: object) -> list[Net]:

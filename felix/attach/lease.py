@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from felix.attach.check import check_addresses, check_handle
+from felix.attach.check import check_addresses, check_attributes, check_handle
 from felix.attach.mailbox import Debts
 from felix.attach.types import ADDRESSES_LIMIT, AllocateRequest, Code, Refusal, ReleaseRequest
 from felix.datastore.faults import EtcdUnavailable
@@ -34,6 +34,7 @@ class AddressLeases:
     async def allocate(self, request: AllocateRequest) -> list[Net]:
         """The handle has all addresses of the request more than before, or none."""
         handle, wanted = check_handle(request.handle), check_addresses(request.addresses)
+        check_attributes(request.attributes)
         if not 1 <= len(wanted) + request.ipv4 + request.ipv6 <= ADDRESSES_LIMIT:
             raise Refusal(Code.INVALID, f"ask for 1 to {ADDRESSES_LIMIT} addresses")
         before = frozenset(await self._allocator.addresses_of(handle))
@@ -55,7 +56,7 @@ class AddressLeases:
             raise Refusal(Code.INVALID, f"release at most {RELEASES_LIMIT} addresses at once")
         handle = check_handle(request.handle) if request.handle else ""
         if not wanted and not request.attributes:
-            return await self._allocator.release_handle(handle, host=self._node)
+            return await self._allocator.release_handle(handle, lambda holder: holder.node == self._node)
         blocks = await self._read_blocks(wanted, handle)
         found = [
             Release(address, holder.handle)

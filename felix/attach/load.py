@@ -43,7 +43,7 @@ class AttachParts:
         self, node: str, store: Store, index: AttachmentIndex, ports: AttachPorts, kernel: Kernel | None = None
     ) -> None:
         self.enforcement = EnforcementWatch(ports.look)
-        self.endpoints = EndpointStore(store, node)
+        self.endpoints = EndpointStore(store, node, index)
         self.service = AttachService(
             Place(node),
             self.endpoints,

@@ -17,9 +17,10 @@ INTERFACE_LENGTH = 15  # of the kernel, without the final zero
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,126}")
 """What a network, a container, an orchestrator or a namespace may be called; CNI's own rule, and bounded."""
 
-_PROFILE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,100}[A-Za-z0-9])?")
+_PROFILE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")  # its name is a label, too
 _MARKED = re.compile(r".*\.x[0-9a-f]{16}")
-_RESERVED = ("projectcalico-",)
+_HOST_PROFILE = "default_"
+_RESERVED = ("projectcalico-", _HOST_PROFILE)
 
 
 class Attached(NamedTuple):
@@ -50,7 +51,8 @@ def handle_name(network: str, who: Attached) -> str:
 
 def host_interface(prefix: str, namespace: str, who: Attached) -> str:
     """Returns the name of the host's end: `prefix`, usually `cali`, and 11 characters that follow from the rest."""
-    digest = hashlib.sha256(f"{namespace}/{who.container}/{who.interface}".encode()).hexdigest()
+    parts = (who.orchestrator, namespace, who.container, who.interface)
+    digest = hashlib.sha256("/".join(parts).encode()).hexdigest()
     return (prefix + digest[:11])[:INTERFACE_LENGTH]
 
 
@@ -64,14 +66,22 @@ def profile_name(text: str) -> str:
     """Returns the name of the profile for a network or group that anybody may name: itself where it can be one.
 
     Otherwise what can stay of it and a digest of the whole, so that no two share a profile; nobody gets the name of
-    a profile that is built in.
+    a profile that is built in, or of a host's: its maker would say what all containers of that host may.
     """
-    if _PROFILE.fullmatch(text) and not _MARKED.fullmatch(text) and not text.startswith(_RESERVED):
-        return text
-    kept = re.sub(r"[^A-Za-z0-9]+", "-", text)[:60].strip("-") or "group"
-    return f"{kept}.x{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+    return _mark(text, text) if text.startswith(_RESERVED) or not _is_plain(text) else text
 
 
 def host_profile(node: str) -> str:
     """Returns the name of the profile by which a container may talk with its own host."""
-    return profile_name(f"default_{node}")
+    name = _HOST_PROFILE + node
+    return name if _is_plain(name) else _mark(name, f"host/{name}")
+
+
+def _is_plain(text: str) -> bool:
+    return _PROFILE.fullmatch(text) is not None and not _MARKED.fullmatch(text)
+
+
+def _mark(text: str, whole: str) -> str:
+    """Returns what can stay of `text`, with a digest of `whole`."""
+    kept = re.sub(r"[^A-Za-z0-9]+", "-", text)[:44].strip("-") or "group"
+    return f"{kept}.x{hashlib.sha256(whole.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"

@@ -24,9 +24,9 @@ from typing import Any, TypeVar
 
 from felix.attach import apply, read
 from felix.attach.apply import Namespace
-from felix.attach.check import Place, Wanted, check_attach, check_who
-from felix.attach.endpoint import Attachment
-from felix.attach.etcd import EndpointStore, Present, name_of
+from felix.attach.check import Place, Wanted, check_attach, check_network, check_who
+from felix.attach.endpoint import Attachment, name_of
+from felix.attach.etcd import EndpointStore, Present
 from felix.attach.index import AttachmentIndex
 from felix.attach.mailbox import Debts
 from felix.attach.names import DEFAULT_NAMESPACE, Attached, endpoint_key, handle_name, host_interface
@@ -114,6 +114,7 @@ class AttachService:
         self._threads = ThreadPoolExecutor(_THREADS, "attach")
         self._lanes: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
         self._attaching: dict[Attached, dict[asyncio.Task[AttachAnswer], _Made]] = {}
+        self._claims: dict[str | Net, Attached] = {}  # interfaces and given addresses of attaches under way
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_closing = False
 
@@ -151,6 +152,8 @@ class AttachService:
     async def detach(self, request: DetachRequest) -> DetachAnswer:
         """The container is not attached to the network, and an attach of it that was under way has ended."""
         who = check_who(request.orchestrator, request.container, request.interface)
+        if request.network:
+            check_network(request.network)
         for running, made in self._attaching.get(who, {}).items():
             if not made.is_undoing and request.network in ("", made.network):
                 running.cancel()
@@ -199,7 +202,8 @@ class AttachService:
         try:
             async with asyncio.timeout(deadline_s) as clock, self._lane(wanted.who):
                 try:
-                    return await self._make(wanted, made)
+                    with self._claimed(wanted):
+                        return await self._make(wanted, made)
                 except BaseException:
                     made.is_undoing = True
                     if not clock.expired():
@@ -217,6 +221,23 @@ class AttachService:
             if self._is_closing:
                 raise
             raise Refusal(Code.CONFLICT, f"{wanted.who} was detached before it was attached") from None
+
+    @contextmanager
+    def _claimed(self, wanted: Wanted) -> Iterator[None]:
+        """No other container is attached with the same host's end or the same given addresses. Raises Refusal."""
+        claims: list[str | Net] = [wanted.interface, *wanted.given]
+        for claim in claims:
+            if self._claims.get(claim, wanted.who) != wanted.who:
+                raise Refusal(Code.CONFLICT, f"{claim} is being given to {self._claims[claim]}")
+        for one in self.index.find_interface(wanted.interface):
+            if one.who != wanted.who:
+                raise Refusal(Code.CONFLICT, f"{wanted.interface} is the interface of endpoint {name_of(one.key)}")
+        self._claims |= dict.fromkeys(claims, wanted.who)
+        try:
+            yield
+        finally:
+            for claim in claims:
+                del self._claims[claim]
 
     async def _make(self, wanted: Wanted, made: _Made) -> AttachAnswer:
         request = wanted.request
@@ -352,8 +373,9 @@ class AttachService:
             removed += _texts(await self._erase(one, release=request.release))
         if not self.index.find(who):  # an attach may have ended between interface and endpoint
             name = host_interface(self.place.prefix, DEFAULT_NAMESPACE, who)
-            with contextlib.suppress(Taken):
-                await self._in_thread(lambda: self._kernel.remove(name))
+            if not self.index.find_interface(name) and name not in self._claims:
+                with contextlib.suppress(Taken):
+                    await self._in_thread(lambda: self._kernel.remove(name))
         handles = {one.note.handle for one in found} | {handle_name(request.network, who) for _ in request.network[:1]}
         for handle in sorted(handles) if request.release else ():
             removed += _texts(await self.endpoints.release_handle(handle, who))

@@ -20,6 +20,7 @@ from felix.ipam.plan import plan_claim, plan_give
 from felix.ipam.read import Store
 from felix.ipam.records import Handle, IpamConfig, render_config
 from felix.ipam.release import (
+    IsMeant,
     Release,
     count_leaving,
     find_ordinals,
@@ -167,17 +168,19 @@ class Allocator:
 
         await self._settle(attempt)
 
-    async def release_handle(self, name: str, *, host: str = "", beside: BesideRelease | None = None) -> list[Net]:
+    async def release_handle(
+        self, name: str, is_meant: IsMeant | None = None, beside: BesideRelease | None = None
+    ) -> list[Net]:
         """The handle holds nothing, and is gone; returns what it held. Harmless when repeated.
 
-        host: of what it holds only what was given for that host is released, and the rest goes on to count.
+        is_meant: of what it holds only that of which it is true is released, and the rest goes on to count.
         beside: asked, with what is about to be released, for what is to happen in the same transaction.
         """
         released: list[Net] = []
         nets = _nets_of((await read.read_handles(self._store, [name]))[name])
         for start in range(0, max(1, len(nets)), BLOCKS_LIMIT):
             some = nets[start : start + BLOCKS_LIMIT]
-            attempt = functools.partial(self._try_release_handle, name, some, host, beside)
+            attempt = functools.partial(self._try_release_handle, name, some, is_meant, beside)
             released += await self._settle(attempt)
         return released
 
@@ -318,16 +321,16 @@ class Allocator:
         return True
 
     async def _try_release_handle(
-        self, name: str, nets: Sequence[Net], host: str, beside: BesideRelease | None
+        self, name: str, nets: Sequence[Net], is_meant: IsMeant | None, beside: BesideRelease | None
     ) -> list[Net] | None:
         """Returns what these blocks of the handle gave back; None if others interfered."""
         handle = (await read.read_handles(self._store, [name]))[name]
         blocks = await read.read_blocks(self._store, nets)
         found = [blocks.get(net, StoredBlock(net, 0, None)) for net in nets]
-        draft, released = plan_release_handle(handle, found, host)
+        draft, released = plan_release_handle(handle, found, is_meant)
         if beside is not None and released:
             holders = [holder for stored in found if stored.block is not None for _, holder in stored.block.held()]
-            draft.join(beside([one for one in holders if one.handle == name and host in ("", one.node)]))
+            draft.join(beside([one for one in holders if one.handle == name and (is_meant is None or is_meant(one))]))
         return released if await self._commit(draft) else None
 
     async def _change(self, net: Net, choose: Choose, *, leaving_host: str = "") -> list[Net]:

@@ -13,19 +13,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from felix.ipam.block import Holder, count_by_handle
+from felix.ipam.block import ENDPOINT, USE, Holder, count_by_handle
 from felix.ipam.draft import StoredBlock
 from felix.ipam.pools import Pool
 from felix.ipam.records import CONFIRMED, Affinity, Handle
 from felix.model.keys import AffinityKey
 from felix.model.net import Net
 
-USE = "felix.use"
-"""The attribute that says how an address is used that Felix gave: without endpoint for ever, or one will come."""
 IPAM_ONLY = "ipam-only"
 PENDING = "pending"
-ENDPOINT = "endpoint"
-"""The attribute that names the endpoint which was made with the address, as `namespace/name`."""
 _CALICO_ATTRIBUTES = frozenset({"node", "namespace", "pod", "timestamp"})
 """What Calico's CNI plug-in says of an address; all of its addresses have an endpoint."""
 _RESERVED_HANDLES = frozenset({"windows-reserved-ipam-handle"})

@@ -21,6 +21,10 @@ from felix.model.shape import simplify
 
 NODE = "node"
 """The attribute that says for which host an address was given."""
+ENDPOINT = "endpoint"
+"""The attribute that names the endpoint which was made with the address, as `namespace/name`."""
+USE = "felix.use"
+"""The attribute that says how an address is used that Felix gave: without endpoint for ever, or one will come."""
 HOST_PREFIX = "host:"
 _KNOWN = frozenset(
     """cidr affinity affinityClaimTime allocations unallocated attributes deleted sequenceNumber
@@ -40,6 +44,11 @@ class Holder:
     def node(self) -> str:
         """The host for which the address was given; empty when that is not known."""
         return self.attributes.get(NODE, "")
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint that was made with the address, as `namespace/name`; empty when none was."""
+        return self.attributes.get(ENDPOINT, "")
 
 
 @dataclass(frozen=True, slots=True)

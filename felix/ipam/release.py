@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from felix.ipam.block import Block, give_back, without_affinity
+from felix.ipam.block import Block, Holder, give_back, without_affinity
 from felix.ipam.draft import Draft, StoredBlock
 from felix.ipam.faults import Stale
 from felix.ipam.plan import explain_holder
@@ -14,14 +14,21 @@ from felix.ipam.records import Handle
 from felix.model.keys import BlockKey, format_key
 from felix.model.net import Net
 
+IsMeant = Callable[[Holder], bool]
+"""Whether what somebody holds is to be given back."""
+
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """An address to be given back. handle, sequence: only if it is held by that handle, given under that number."""
+    """An address to be given back. handle, sequence: only if it is held by that handle, given under that number.
+
+    endpoint: only if it was given together with that endpoint, `namespace/name`; empty: whatever it was given for.
+    """
 
     address: Net
     handle: str = ""
     sequence: int | None = None
+    endpoint: str = ""
 
 
 def find_ordinals(block: Block, releases: Sequence[Release]) -> list[int]:
@@ -105,11 +112,13 @@ def plan_take_back(
     return draft, released
 
 
-def plan_release_handle(handle: Handle, blocks: Sequence[StoredBlock], host: str = "") -> tuple[Draft, list[Net]]:
+def plan_release_handle(
+    handle: Handle, blocks: Sequence[StoredBlock], is_meant: IsMeant | None = None
+) -> tuple[Draft, list[Net]]:
     """Returns how a handle loses all its addresses in these blocks, and which those are.
 
-    host: only those that were given for that host. What the handle counts there is forgotten even if it holds nothing:
-    it was counted by somebody who died.
+    is_meant: only those of which it is true. What the handle counts there is forgotten even if it holds nothing: it was
+    counted by somebody who died.
     """
     draft = Draft()
     released: list[Net] = []
@@ -121,12 +130,12 @@ def plan_release_handle(handle: Handle, blocks: Sequence[StoredBlock], host: str
             # of a block that cannot be read nobody knows what is held; the handle remembers it
             rest = rest if stored.problem else rest.without(str(stored.net))
             continue
-        held = [(ordinal, holder.node) for ordinal, holder in block.held() if holder.handle == handle.name]
-        ordinals = [ordinal for ordinal, node in held if not host or node == host]
+        held = [(ordinal, holder) for ordinal, holder in block.held() if holder.handle == handle.name]
+        ordinals = [ordinal for ordinal, holder in held if is_meant is None or is_meant(holder)]
         rest = rest.without(str(stored.net)).plus(str(stored.net), len(held) - len(ordinals))
         draft.join(plan_release(stored, ordinals, {}))
         released += [_address(block, ordinal) for ordinal in ordinals]
-    if not host or rest.counts != handle.counts:
+    if is_meant is None or rest.counts != handle.counts:
         draft.set_handle(rest)
     return draft, released
 
@@ -135,8 +144,10 @@ def _is_held(block: Block, release: Release) -> bool:
     """Whether the address is held as the release says."""
     ordinal = release.address.value - block.net.value
     holder = block.find_holder(ordinal)
-    is_meant = release.sequence is None or block.sequences.get(ordinal, 0) == release.sequence
-    return holder is not None and holder.handle == release.handle and is_meant
+    if holder is None or holder.handle != release.handle:
+        return False
+    is_same = release.sequence is None or block.sequences.get(ordinal, 0) == release.sequence
+    return is_same and release.endpoint in ("", holder.endpoint)
 
 
 def _address(block: Block, ordinal: int) -> Net:

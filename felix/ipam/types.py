@@ -35,7 +35,7 @@ class Request:
     @property
     def holder(self) -> Holder:
         """What a block says of these addresses."""
-        return Holder(self.handle or None, {NODE: self.host, **self.attributes})
+        return Holder(self.handle or None, {**self.attributes, NODE: self.host})
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ import pytest
 
 from felix.attach.check import Place, check_attach
 from felix.attach.etcd import EndpointStore
+from felix.attach.index import AttachmentIndex
 from felix.attach.types import AttachRequest, Refusal
 from felix.collect import read
 from felix.collect.apply import (
@@ -373,7 +374,7 @@ async def test_given_address_that_an_attach_takes_up_is_not_taken_by_a_collector
     assert len(due.findings) == 1
     request = AttachRequest(network="net", container="c1", netns="/run/netns/c1", given=(address.address,))
     wanted = check_attach(request, Place("h1", "cali", True))
-    store = EndpointStore(client, "h1")
+    store = EndpointStore(client, "h1", AttachmentIndex("h1"))
     await store.write(wanted, await store.look(wanted), 5, set())
     assert not await collect_findings(client, due.findings, [])
     assert await Allocator(client).addresses_of("uid-1") == [address]
@@ -386,7 +387,7 @@ async def test_given_address_that_was_collected_is_refused_to_an_attach(client: 
     findings = look_twice(await read_world(client)).findings
     request = AttachRequest(network="net", container="c1", netns="/run/netns/c1", given=(address.address,))
     wanted = check_attach(request, Place("h1", "cali", True))
-    store = EndpointStore(client, "h1")
+    store = EndpointStore(client, "h1", AttachmentIndex("h1"))
     known = await store.look(wanted)
     looked = client.txn
 
@@ -398,7 +399,7 @@ async def test_given_address_that_was_collected_is_refused_to_an_attach(client: 
 
     monkey = pytest.MonkeyPatch()
     monkey.setattr(client, "txn", overtaken)
-    with pytest.raises(Refusal, match="given back meanwhile"):
+    with pytest.raises(Refusal, match="is free in block"):
         await store.write(wanted, known, 5, set())
 
 

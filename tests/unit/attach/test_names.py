@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from felix.attach.check import Place, check_attach, check_handle
+from felix.attach.check import Place, check_attach, check_attributes, check_handle
 from felix.attach.endpoint import ANNOTATION, EndpointIntent, find_attachment, render_document
 from felix.attach.load import find_own_addresses
-from felix.attach.names import Attached, endpoint_key, handle_name, host_interface, make_mac, profile_name
+from felix.attach.names import Attached, endpoint_key, handle_name, host_interface, host_profile, make_mac, profile_name
 from felix.attach.profiles import GROUP_LABEL, choose_profiles, make_profiles
 from felix.attach.types import AttachRequest, Code, DetachRequest, Refusal, bound_deadline, parse_request
 from felix.model.codec import decode
@@ -41,12 +41,13 @@ def test_handle_has_calicos_form() -> None:
 
 def test_interface_and_mac_follow_from_the_container_alone() -> None:
     names = {
-        host_interface("cali", namespace, Attached("cni", container, interface))
+        host_interface("cali", namespace, Attached(orchestrator, container, interface))
+        for orchestrator in ("cni", "mesos")
         for namespace in ("default", "other")
         for container in ("c1", "c2")
         for interface in ("eth0", "eth1")
     }
-    assert len(names) == 8
+    assert len(names) == 16
     assert all(len(name) == 15 and name.startswith("cali") for name in names)
     assert host_interface("cali", "default", WHO) == host_interface("cali", "default", WHO)
     mac = make_mac("h1", WHO)
@@ -66,10 +67,15 @@ def test_profiles_of_different_groups_are_different_and_valid(one: str, other: s
 
 
 @pytest.mark.parametrize(
-    "name", ["projectcalico-default-allow", "", "a" * 200, "a.x0123456789abcdef", "-a", "ä", "a/b"]
+    "name", ["projectcalico-default-allow", "", "a" * 64, "a.x0123456789abcdef", "-a", "ä", "a/b", "default_h2"]
 )
 def test_name_that_no_group_may_have_is_replaced(name: str) -> None:
     assert profile_name(name) != name
+
+
+def test_group_cannot_have_the_profile_of_a_host() -> None:
+    for node in ("h2", "h" * 64):
+        assert host_profile(node) not in (profile_name(f"default_{node}"), profile_name(f"host/default_{node}"))
 
 
 def test_profiles_are_in_the_order_of_net_modules() -> None:
@@ -126,7 +132,10 @@ def test_endpoint_is_read_back_as_it_was_meant() -> None:
     assert find_attachment(intent.key, decoded.record, "h2") is None
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"network":"n","container":"c","interface":"i","handle":1}', None])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", "[1]", '{"network":"n","container":"c","interface":"i","handle":1}', '{"x":' + "[" * 100_000, None],
+)
 def test_endpoint_with_a_note_that_cannot_be_read_is_nobodys_to_remove(text: str | None) -> None:
     intent = EndpointIntent("h1", make(), WHO, "net1.c1", "cali1", "", (), 77, 0.0)
     document = msgspec.json.decode(render_document(intent, ()))
@@ -162,6 +171,8 @@ def test_endpoint_with_a_note_that_cannot_be_read_is_nobodys_to_remove(text: str
         ({"groups": [""]}, "groups"),
         ({"pools": ["x" * 2000]}, "pools"),
         ({"profiles": ["a b"]}, "profiles"),
+        ({"profiles": [f"p{number}" for number in range(65)]}, "at most 64"),
+        ({"groups": [f"g{number}" for number in range(65)]}, "at most 64"),
     ],
 )
 def test_request_that_cannot_be_meant_is_refused_with_its_field(fields: dict[str, object], words: str) -> None:
@@ -180,6 +191,15 @@ def test_ipv6_on_a_host_without_it_is_refused() -> None:
 def test_handle_that_cannot_be_one_is_refused(handle: str) -> None:
     with pytest.raises(Refusal, match="handle"):
         check_handle(handle)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{"node": "h2"}, {"endpoint": "default/x"}, {"": "x"}, {"x": "y" * 2000}, dict.fromkeys("abcdefghijklmnopq", "")],
+)
+def test_attributes_that_only_the_agent_may_write_or_nobody_can_keep_are_refused(attributes: dict[str, str]) -> None:
+    with pytest.raises(Refusal, match="attributes"):
+        check_attributes(attributes)
 
 
 @pytest.mark.parametrize(

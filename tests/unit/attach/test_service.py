@@ -9,12 +9,15 @@ from contextlib import suppress
 import pytest
 
 from felix.attach import mailbox, serve
+from felix.attach.check import Place
 from felix.attach.types import Code, Refusal
 from felix.attach.veth import Taken
 from felix.errors import KernelRefused
+from felix.ipam.apply import Allocator
+from felix.ipam.types import Request
 from felix.model.keys import format_fence_key
-from tests.model.attach_world import AttachWorld
-from tests.support.ipam import pool, resource
+from tests.model.attach_world import NODE, AttachWorld
+from tests.support.ipam import check_laws, pool, resource
 from tests.support.store import until
 
 STEPS = 8
@@ -29,6 +32,11 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AttachWorld]:
     world = AttachWorld()
     yield world
     await world.service.close()
+
+
+def as_list(value: object) -> list[object]:
+    assert isinstance(value, list)
+    return value
 
 
 async def settle_debts(world: AttachWorld) -> None:
@@ -312,6 +320,100 @@ async def test_given_address_of_another_endpoint_is_a_conflict(world: AttachWorl
     with pytest.raises(Refusal, match="is the address of endpoint default/h1-cni-c1-eth0"):
         await world.attach("c2", given=answer["addresses"], ipv4=0, netns="/run/netns/b")
     world.check_whole()
+
+
+async def test_given_address_that_another_container_was_attached_with_is_a_conflict(world: AttachWorld) -> None:
+    _, document = await world.post("/v1/ipam/allocate", handle="uid-1", ipv4=1, attributes={"felix.use": "pending"})
+    asked: dict[str, object] = {"given": document["addresses"], "ipv4": 0}
+    answers = await asyncio.gather(
+        world.attach("c1", **asked), world.attach("c2", netns="/run/netns/b", **asked), return_exceptions=True
+    )
+    assert [getattr(one, "code", None) for one in answers] == [None, Code.CONFLICT]
+    with pytest.raises(Refusal, match="is the address of endpoint default/h1-cni-c1-eth0"):
+        await world.attach("c3", netns="/run/netns/c", **asked)
+    world.check_whole("c1")
+
+
+async def test_given_address_that_its_former_container_has_lost_is_taken(world: AttachWorld) -> None:
+    _, document = await world.post("/v1/ipam/allocate", handle="uid-1", ipv4=1, attributes={"felix.use": "pending"})
+    asked: dict[str, object] = {"given": document["addresses"], "ipv4": 0}
+    await world.attach("c1", **asked)
+    await world.post("/v1/ipam/release", handle="uid-1")
+    await world.post("/v1/ipam/allocate", handle="uid-2", addresses=document["addresses"])
+    await world.attach("c2", netns="/run/netns/b", **asked)
+    assert await world.detach("c1") == []
+    world.check_whole("c2")
+
+
+async def test_given_address_of_another_host_is_a_conflict(world: AttachWorld) -> None:
+    (address,) = await Allocator(world.store).give(Request("h2", "uid-1", 1))
+    with pytest.raises(Refusal, match="was given to host h2"):
+        await world.attach(given=[address.address], ipv4=0)
+    assert await world.detach() == []
+    assert list(world.held.values()) == ["uid-1"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"container": "a.eth1"}, {"container": "a", "interface": "eth1"}),
+        ({"container": "Web"}, {"container": "web"}),
+        ({"network": "net1.a", "container": "b"}, {"network": "net1", "container": "a.b"}),
+    ],
+)
+async def test_containers_whose_names_make_one_handle_keep_what_is_theirs(
+    world: AttachWorld, first: dict[str, str], second: dict[str, str]
+) -> None:
+    await world.attach(**first)
+    answer = await world.attach(netns="/run/netns/b", **second)
+    assert len(set(world.held.values())) == 1
+    kept = [str(one).partition("/")[0] for one in as_list(answer["addresses"])]
+    for _ in range(2):
+        await world.detach(**first)
+        assert list(world.held) == kept
+        assert len(world.endpoints) == len(world.kernel.spec_by_end) == 1
+    check_laws(world.values)
+    assert await world.detach(**second) == kept
+    world.check_nothing()
+
+
+async def test_same_container_of_two_orchestrators_is_two(world: AttachWorld) -> None:
+    await world.attach()
+    await world.attach(orchestrator="mesos", netns="/run/netns/b")
+    assert len(world.kernel.spec_by_end) == 2
+    await world.detach()
+    await world.detach()
+    assert [one.who.orchestrator for one in world.index] == ["mesos"]
+    assert len(world.kernel.spec_by_end) == 1
+
+
+async def test_interface_of_another_container_is_a_conflict_not_replaced(world: AttachWorld) -> None:
+    world.service.place = Place(NODE, "a-prefix-of-15.")  # leaves no letter that could tell containers apart
+    await world.attach("c1")
+    with pytest.raises(Refusal, match="is the interface of endpoint default/h1-cni-c1-eth0"):
+        await world.attach("c2", netns="/run/netns/b")
+    await world.detach("c2")
+    world.check_whole("c1")
+
+
+async def test_gc_keeps_what_was_attached_a_moment_ago(world: AttachWorld) -> None:
+    world.store.observe = lambda: None
+    world.is_enforcing = False
+    attaching = asyncio.create_task(world.attach(deadline_s=5.0))
+    await until(lambda: world.kernel.made == 1)
+    _, document = await world.post("/v1/gc", network="net1", valid=[])
+    assert document["released"] == []
+    world.is_enforcing = True
+    world.tell_agent()
+    await attaching
+    world.check_whole()
+
+
+@pytest.mark.parametrize("route", ["/v1/detach", "/v1/gc"])
+async def test_network_that_none_can_be_called_is_refused(world: AttachWorld, route: str) -> None:
+    container = {"container": "c1"} if route == "/v1/detach" else {}
+    status, document = await world.post(route, network="a/b", **container)
+    assert (status, document["code"]) == (400, "invalid")
 
 
 async def test_detach_of_another_network_leaves_the_container(world: AttachWorld) -> None:
