@@ -38,7 +38,7 @@ from felix.dataplane.driver import Driver, DriverConfig, RefreshIntervals
 from felix.dataplane.links.read import has_ipv6
 from felix.dataplane.links.types import LinkConfig
 from felix.dataplane.netlink.apply import ANSWER_WAIT_S
-from felix.dataplane.nft.types import NatConfig, NftConfig, ToHostAction
+from felix.dataplane.nft.types import DenyAction, LogRate, NatConfig, NftConfig, ToHostAction
 from felix.dataplane.routes.types import RouteConfig
 from felix.dataplane.serve import HostKernel
 from felix.datastore.etcd import EtcdClient
@@ -576,6 +576,8 @@ def _driver_config(settings: Settings) -> DriverConfig:
             to_host=ToHostAction(settings.default_endpoint_to_host_action),
             drop_invalid=not settings.disable_conntrack_invalid_check,
             log_prefix=f"{settings.log_prefix}: ",
+            log_rate=_find_log_rate(settings),
+            deny=DenyAction(settings.nftables_filter_deny_action),
             allows_vxlan=settings.allow_vxlan_packets_from_workloads,
             allows_ipip=settings.allow_ipip_packets_from_workloads,
             vxlan_port=settings.vxlan_port,
@@ -594,6 +596,11 @@ def _driver_config(settings: Settings) -> DriverConfig:
             has_host_forwarding=settings.ip_forwarding == "Enabled", has_ipv6=settings.ipv6_support and has_ipv6()
         ),
     )
+
+
+def _find_log_rate(settings: Settings) -> LogRate | None:
+    count, slash, unit = settings.log_action_rate_limit.partition("/")
+    return LogRate(int(count), unit, max(1, settings.log_action_rate_limit_burst)) if slash else None
 
 
 def _refresh_intervals(settings: Settings) -> RefreshIntervals:

@@ -10,6 +10,7 @@ from felix.calc.desired import DENY_ALL, CompiledPolicy, CompiledRule, EntityMat
 from felix.errors import Problem
 from felix.model.keys import ResourceKey, format_key
 from felix.model.records import GlobalNetworkPolicy, NetworkPolicy, Profile, Rule
+from felix.model.values import policy_tier
 from felix.policy.rules import ScopedEntity, ScopedRule, scope_rule
 from felix.selector.parse import Selector, parse
 
@@ -59,17 +60,23 @@ def compile_rules(key: ResourceKey, source: RuleSource) -> Draft:
                 problems.append(Problem(format_key(key), f"spec.{field}[{index}]", "", scoped.fault))
                 compiled.append(DENY_ALL)
             else:
-                compiled.append(_compile_rule(scoped, needs))
+                compiled.append(_compile_rule(scoped, needs, _describe(rule)))
         return tuple(compiled)
 
     policy = CompiledPolicy(
         ingress=compile_direction("ingress", source.spec.ingress),
         egress=compile_direction("egress", source.spec.egress),
+        tier="" if isinstance(source, Profile) else policy_tier(source.spec.tier),
     )
     return Draft(policy, tuple(needs.selectors), tuple(needs.ports), tuple(problems))
 
 
-def _compile_rule(rule: ScopedRule, needs: _Needs) -> CompiledRule:
+def _describe(rule: Rule) -> str:
+    annotations = rule.metadata.annotations if rule.metadata is not None else {}
+    return ", ".join(f"{name}={value}" for name, value in sorted(annotations.items()))
+
+
+def _compile_rule(rule: ScopedRule, needs: _Needs, note: str) -> CompiledRule:
     return CompiledRule(
         action=rule.action,
         ip_version=rule.ip_version,
@@ -79,6 +86,7 @@ def _compile_rule(rule: ScopedRule, needs: _Needs) -> CompiledRule:
         not_icmp=rule.not_icmp,
         source=_compile_entity(rule.source, needs),
         destination=_compile_entity(rule.destination, needs),
+        note=note,
     )
 
 
@@ -115,7 +123,7 @@ def resolve_sets(policy: CompiledPolicy, get_ref: Callable[[str], SetRef]) -> Co
     ingress = tuple(_resolve_rule(rule, get_ref) for rule in policy.ingress)
     egress = tuple(_resolve_rule(rule, get_ref) for rule in policy.egress)
     is_same = all(one is other for one, other in zip(ingress + egress, policy.ingress + policy.egress, strict=True))
-    return policy if is_same else CompiledPolicy(ingress, egress)
+    return policy if is_same else dataclasses.replace(policy, ingress=ingress, egress=egress)
 
 
 def _resolve_rule(rule: CompiledRule, get_ref: Callable[[str], SetRef]) -> CompiledRule:

@@ -86,6 +86,7 @@ class CompiledRule:
 
     ip_version: 4, 6 or None. protocol, not_protocol: IP protocol numbers 0-255 or None.
     icmp, not_icmp: on the ICMP header of the packet's protocol, which `protocol` says; NOT (type and code).
+    note: the rule's annotations, for people; decides nothing.
     """
 
     action: Action
@@ -96,6 +97,7 @@ class CompiledRule:
     not_icmp: IcmpMatch | None = None
     source: EntityMatch = ANY_ENTITY
     destination: EntityMatch = ANY_ENTITY
+    note: str = ""
 
 
 DENY_ALL = CompiledRule(Action.DENY)
@@ -106,10 +108,12 @@ class CompiledPolicy:
     """The rules of one policy or profile that some local endpoint uses, in order, for each direction.
 
     ingress: towards the endpoint. egress: away from it. Falling off the end means "no match here".
+    tier: of a policy, for logs; empty for a profile.
     """
 
     ingress: tuple[CompiledRule, ...]
     egress: tuple[CompiledRule, ...]
+    tier: str = ""
 
 
 class StackTier(NamedTuple):

@@ -27,11 +27,11 @@ REASONS = (
     Reason("kernel features are found out by trying, and named when missing", "FeatureDetectOverride FeatureGates"),
     Reason(
         "not supported yet",
-        """LogActionRateLimit LogActionRateLimitBurst LogDebugFilenameRegex LogSeveritySys PrometheusMetricsCAFile
+        """LogDebugFilenameRegex LogSeveritySys PrometheusMetricsCAFile
         PrometheusMetricsCertFile PrometheusMetricsClientAuth PrometheusMetricsKeyFile OpenstackRegion
         DeviceRouteSourceAddress DeviceRouteSourceAddressIPv6 IPv4ElevatedRoutePriority IPv6ElevatedRoutePriority
         LiveMigrationRouteConvergenceTime RouteSource WorkloadSourceSpoofing MTUIfacePattern RequireMTUFile
-        InterfaceExclude NftablesFilterAllowAction NftablesFilterDenyAction NftablesMangleAllowAction""",
+        InterfaceExclude NftablesFilterAllowAction NftablesMangleAllowAction""",
     ),
     Reason("host endpoints are not programmed yet", "FailsafeInboundHostPorts FailsafeOutboundHostPorts"),
     Reason("it is for OpenStack", "MetadataAddr MetadataPort"),

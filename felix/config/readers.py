@@ -142,7 +142,10 @@ BOOL = Reader(read_bool, "true, 1, yes, y, t or false, 0, no, n, f")
 SECONDS = Reader(read_duration_s, "seconds (90, 0.5) or a duration (1m30s, 500ms), not negative")
 PORT = whole(0, 65535)
 TEXT = matching(r"[^\x00-\x1f]*", "text without control characters, or none")
-LOG_PREFIX = matching(r"[A-Za-z0-9 _.:/+-]{0,118}", "at most 118 of A-Z a-z 0-9 space _ . : / + -, or none")
+LOG_PREFIX = matching(r"[A-Za-z0-9 _.:/+%-]{0,118}", "at most 118 of A-Z a-z 0-9 space _ . : / + % -, or none")
+LOG_RATE = matching(
+    r"[1-9][0-9]{0,8}/(second|minute|hour|day)", "a number per second, minute, hour or day, as 10/minute, or none"
+)
 PATH = matching(r"/[^\x00-\x1f]*", "an absolute path, or none")
 NEEDED_PATH = _refuse_empty(matching(r"/[^\x00-\x1f]*", "an absolute path"))
 HOST = matching(r"[a-zA-Z0-9:._+-]{1,64}", "a host name or an address of at most 64 characters, or none")

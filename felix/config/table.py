@@ -42,6 +42,11 @@ class About(NamedTuple):
 
 _LEVEL = choice("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "FATAL", "NONE")
 
+_LOG_PREFIX_TEXT = (
+    "How kernel log lines of rules with action Log start. %t stands for the tier, %k the kind (gnp, np, profile), %n "
+    "the name and %p the namespace and name of the policy."
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -240,9 +245,34 @@ class Settings:
             unit="s",
         ),
     ] = 10.0
-    log_prefix: Annotated[
-        str, About("LogPrefix", "Dataplane", readers.LOG_PREFIX, "How kernel log lines of rules with action Log start.")
-    ] = "calico-packet"
+    log_prefix: Annotated[str, About("LogPrefix", "Dataplane", readers.LOG_PREFIX, _LOG_PREFIX_TEXT)] = "calico-packet"
+    log_action_rate_limit: Annotated[
+        str,
+        About(
+            "LogActionRateLimit",
+            "Dataplane",
+            readers.LOG_RATE,
+            "How often each rule with action Log may write a line. None: as often as it matches.",
+        ),
+    ] = ""
+    log_action_rate_limit_burst: Annotated[
+        int,
+        About(
+            "LogActionRateLimitBurst",
+            "Dataplane",
+            whole(0, 9999),
+            "How many lines a rule with action Log may write at once before the limit counts; 0 is 1.",
+        ),
+    ] = 5
+    nftables_filter_deny_action: Annotated[
+        str,
+        About(
+            "NftablesFilterDenyAction",
+            "Dataplane",
+            choice("DROP", "REJECT"),
+            "What becomes of packets that policy denies. REJECT tells the sender (ICMP port unreachable).",
+        ),
+    ] = "DROP"
     nat_outgoing_address: Annotated[
         str,
         About(

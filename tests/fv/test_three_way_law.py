@@ -23,7 +23,7 @@ from felix.calc.graph import CalcGraph
 from felix.dataplane.nft.apply import NftWorker, apply_teardown
 from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.read import read_table
-from felix.dataplane.nft.types import KernelTable, NftConfig
+from felix.dataplane.nft.types import DenyAction, KernelTable, LogRate, NftConfig
 from felix.model.keys import ResourceKey
 from felix.model.net import Net, parse_net
 from felix.policy.evaluate import Verdict, World, evaluate, find_workload
@@ -47,6 +47,15 @@ _LAW = settings(
 )
 
 
+_CONFIGS = st.builds(
+    NftConfig,
+    drop_invalid=st.booleans(),
+    deny=st.sampled_from(DenyAction),
+    log_prefix=st.sampled_from(["calico-packet: ", "%t %k %n %p: "]),
+    log_rate=st.sampled_from([None, LogRate(10, "minute", 5), LogRate(1, "second", 1)]),
+)
+
+
 @dataclass(frozen=True, repr=False)  # shown, it would be longer than anybody reads
 class History:
     """Worlds that follow each other on a host, and packets to try in each of them."""
@@ -54,7 +63,7 @@ class History:
     host: str
     worlds: tuple[World, ...]
     packets: tuple[Packet, ...]
-    drops_invalid: bool
+    config: NftConfig
 
 
 @st.composite
@@ -65,7 +74,7 @@ def histories(draw: st.DrawFn) -> History:
     host = max(HOSTS, key=lambda name: sum(len(find_local_addresses(world, name)) for world in (first, other)))
     packets = first_packets([draw_packet(draw, world, PROTOCOLS) for world in (first, other) for _ in range(12)])
     local = [one for one in packets if any(set(find_way(world, host, one)) != {UPLINK} for world in (first, other))]
-    return History(host, steps, tuple(local), draw(st.booleans()))
+    return History(host, steps, tuple(local), draw(_CONFIGS))
 
 
 class Way(NamedTuple):
@@ -110,7 +119,7 @@ class Run:
     def __init__(self, bench: Bench, history: History) -> None:
         self._bench = bench
         self._host = history.host
-        self._config = config = NftConfig(drop_invalid=history.drops_invalid)
+        self._config = config = history.config
         self._graph = CalcGraph(self._host)
         self._fake = FakeNft()
         self._plans = NftPlan(config), NftPlan(config)

@@ -79,6 +79,14 @@ class _Parser:
             case "jump" | "goto":
                 self._chains.append(self._take())
                 self._verdict = f"{word} {self._chains[-1]}"
+            case "reject":
+                self._verdict = "drop"
+            case "limit":
+                self._expect("rate")
+                self._take()
+                if self._is_next("burst"):
+                    self._take()
+                    self._expect("packets")
             case "log":
                 self._expect("prefix")
                 self._take_quoted()

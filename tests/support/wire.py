@@ -68,6 +68,8 @@ class Wire:
             self._stack = stack.pop_all()
         self._routed: frozenset[tuple[Net, str]] = frozenset()
         self._count = 0
+        self.strange: list[tuple[str, bytes]] = []
+        """Interface and frame of what came out of the host in the last exchange without having been sent."""
 
     def close(self) -> None:
         """Nothing of it is left."""
@@ -105,6 +107,7 @@ class Wire:
     def _collect(self, position_by_identity: dict[bytes, int]) -> list[str]:
         """Returns by position where frames came out; the last position is the one that ends the wait."""
         last = len(position_by_identity) - 1
+        self.strange.clear()
         arrived = [""] * last
         while True:
             try:
@@ -113,6 +116,8 @@ class Wire:
                 raise AssertionError("the last packet did not come out: the wire is broken") from None
             position = position_by_identity.get(read_identity(frame))
             if kind == _PACKET_OUTGOING or position is None:
+                if kind != _PACKET_OUTGOING:
+                    self.strange.append((interface.removeprefix("far-"), frame))
                 continue
             if position == last:
                 return arrived

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from felix.dataplane.nft.stack import DENIED_COUNTER, ENCAPSULATED_COUNTER
-from felix.dataplane.nft.types import ElementShape, Lines, NftConfig, ObjectName, ToHostAction
+from felix.dataplane.nft.statements import REJECT_CHAIN
+from felix.dataplane.nft.types import DenyAction, ElementShape, Lines, NftConfig, ObjectName, ToHostAction
 
 FROM_WORKLOAD = "dispatch-from"
 TO_WORKLOAD = "dispatch-to"
@@ -65,7 +66,9 @@ def base_chains(config: NftConfig) -> dict[str, Lines]:
     from_workload = [f'iifname "{prefix}*" goto' for prefix in config.interface_prefixes]
     to_workload = [f'oifname "{prefix}*" goto' for prefix in config.interface_prefixes]
     ahead = [f"iifname @{CLAIMED} {packets} accept" for packets in (_DISCOVERY, *_SERVED_BY_HOST)]
+    reject: dict[str, Lines] = {REJECT_CHAIN: ("reject",)} if config.deny is DenyAction.REJECT else {}
     return {
+        **reject,
         "gate-source": (
             f"iifname != @{CLAIMED} {_drop('unclaimed')}",
             f"{_ADVERTISING} {_drop('advertised')}",

@@ -16,7 +16,7 @@ EGRESS = "egress"
 _HASH_BYTES = 10  # 80 bits: nobody finds two policies with one chain by trying
 _READABLE_CHARACTERS = 40
 _UNPLAIN = re.compile(r"[^A-Za-z0-9_.-]")
-_UNPLAIN_COMMENT = re.compile(r"[^A-Za-z0-9_.:/() -]")
+_UNPLAIN_COMMENT = re.compile(r"[^A-Za-z0-9_.:/()=,; -]")
 _SET_ID = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _COMMENT_CHARACTERS = 120  # the kernel's tools keep 128 bytes with a closing zero
 

@@ -17,14 +17,16 @@ from typing import assert_never
 from felix.calc.desired import Action, CompiledPolicy, CompiledRule, Stack
 from felix.dataplane.nft.match import render_matches
 from felix.dataplane.nft.names import EGRESS, INGRESS, comment, policy_chain, segment_chain, stack_chain
+from felix.dataplane.nft.statements import deny_statement, log_statement
 from felix.dataplane.nft.types import Lines, NftConfig
 from felix.model.keys import ResourceKey
 
 DENIED_COUNTER = "denied"
 ENCAPSULATED_COUNTER = "encapsulated"
 PROFILE = "Profile"
-_DENY = f'counter name "{DENIED_COUNTER}" drop'
-CLOSED: Lines = (f"{_DENY} comment {comment('closed: the rules were refused by the kernel')}",)
+CLOSED: Lines = (
+    f'counter name "{DENIED_COUNTER}" drop comment {comment("closed: the rules were refused by the kernel")}',
+)
 """The lines of a chain whose real rules the kernel does not take."""
 
 
@@ -59,7 +61,7 @@ def is_jumped(key: ResourceKey, policy: CompiledPolicy, direction: str) -> bool:
 
 def render_policy(config: NftConfig, direction: str, key: ResourceKey, policy: CompiledPolicy) -> Lines:
     """Returns the lines of a policy's own chain. A Pass in it returns to the caller: of profiles, to the next one."""
-    return _render_rules(config, key, rules_of(policy, direction), "return")
+    return _render_rules(config, direction, key, policy, "return")
 
 
 def render_stack(
@@ -100,20 +102,20 @@ def _render_segment(
         for key in tier.policies:
             policy = policies.get(key)
             if policy is None:
-                lines.append(f"{_DENY} comment {comment(f'{key} is missing or unreadable')}")
+                lines.append(_render_denied(config, f"{key} is missing or unreadable"))
                 return tuple(lines)
             if is_passing(policy, direction):
                 if not leads_on:
                     leads_on = segment_chain(direction, after)
                     if leads_on not in rendered.chains:
                         rendered.chains[leads_on] = _render_segment(config, direction, after, policies, rendered)
-                lines += _render_rules(config, key, rules_of(policy, direction), f"goto {leads_on}")
+                lines += _render_rules(config, direction, key, policy, f"goto {leads_on}")
             elif rules_of(policy, direction):
                 rendered.jumped[key] = None
                 lines.append(f"jump {policy_chain(direction, key)}")
         match tier.default_action:
             case Action.DENY:
-                lines.append(f"{_DENY} comment {comment(f'end of tier {tier.name}')}")
+                lines.append(_render_denied(config, f"end of tier {tier.name}"))
                 return tuple(lines)
             case Action.PASS if leads_on:
                 lines.append(f"goto {leads_on}")
@@ -127,24 +129,30 @@ def _render_segment(
         if policy is not None and rules_of(policy, direction):
             rendered.jumped[key] = None
             lines.append(f"jump {policy_chain(direction, key)}")
-    lines.append(f"{_DENY} comment {comment('no policy or profile allows')}")
+    lines.append(_render_denied(config, "no policy or profile allows"))
     return tuple(lines)
 
 
-def _render_rules(config: NftConfig, key: ResourceKey, rules: tuple[CompiledRule, ...], pass_statement: str) -> Lines:
+def _render_denied(config: NftConfig, reason: str) -> str:
+    return f'counter name "{DENIED_COUNTER}" {deny_statement(config)} comment {comment(reason)}'
+
+
+def _render_rules(
+    config: NftConfig, direction: str, key: ResourceKey, policy: CompiledPolicy, pass_statement: str
+) -> Lines:
     lines: list[str] = []
-    for number, rule in enumerate(rules):
+    for number, rule in enumerate(rules_of(policy, direction)):
         match rule.action:
             case Action.ALLOW:
                 statement = "accept"
             case Action.DENY:
-                statement = "drop"
+                statement = deny_statement(config)
             case Action.PASS:
                 statement = pass_statement
             case Action.LOG:
-                statement = f'log prefix "{config.log_prefix}" level info'
+                statement = log_statement(config, policy.tier, key)
             case _:
                 assert_never(rule.action)
-        note = comment(f"{key} {number}")
+        note = comment(f"{key} {number}; {rule.note}" if rule.note else f"{key} {number}")
         lines += [f"{match} {statement} comment {note}".lstrip() for match in render_matches(rule)]
     return tuple(lines)

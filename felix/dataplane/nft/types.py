@@ -27,6 +27,21 @@ class ToHostAction(enum.Enum):
     RETURN = "RETURN"
 
 
+class DenyAction(enum.Enum):
+    """What becomes of packets that policy denies: silence, or an answer that says so (ICMP port unreachable)."""
+
+    DROP = "DROP"
+    REJECT = "REJECT"
+
+
+class LogRate(NamedTuple):
+    """How often a Log rule may write: `packets` per `unit` (second, minute, hour, day) after `burst` at once."""
+
+    packets: int
+    unit: str
+    burst: int
+
+
 @dataclass(frozen=True, slots=True)
 class NatConfig:
     """How addresses are translated.
@@ -56,6 +71,8 @@ class NftConfig:
     interface_prefixes: FELIX_INTERFACEPREFIX, split; interfaces that begin so are workloads and nothing else is.
     to_host: FELIX_DEFAULTENDPOINTTOHOSTACTION. drop_invalid: not FELIX_DISABLECONNTRACKINVALIDCHECK.
     log_prefix: FELIX_LOGPREFIX with ": " behind it, as written by the Log action; at most 120 plain characters.
+        It may have %t, %k, %n, %p: the tier, kind, name, and namespace with name of the policy.
+    log_rate: FELIX_LOGACTIONRATELIMIT with its burst; None: no limit. deny: FELIX_NFTABLESFILTERDENYACTION.
     allows_vxlan, allows_ipip: whether workloads may send packets in packets; vxlan_port: FELIX_VXLANPORT.
     nat: how addresses are translated.
     """
@@ -64,6 +81,8 @@ class NftConfig:
     to_host: ToHostAction = ToHostAction.DROP
     drop_invalid: bool = True
     log_prefix: str = "calico-packet: "
+    log_rate: LogRate | None = None
+    deny: DenyAction = DenyAction.DROP
     allows_vxlan: bool = False
     allows_ipip: bool = False
     vxlan_port: int = 4789
@@ -75,8 +94,8 @@ class NftConfig:
                 raise DataError(f"interface prefix {prefix!r}: give 1-14 of A-Z a-z 0-9 _ . -")
         if not self.interface_prefixes:
             raise DataError("interface prefix: give at least one; without it no interface would be protected")
-        if not re.fullmatch(r"[A-Za-z0-9 _.:/+-]{0,120}", self.log_prefix):
-            raise DataError(f"log prefix {self.log_prefix!r}: give at most 120 of A-Z a-z 0-9 space _ . : / + -")
+        if not re.fullmatch(r"[A-Za-z0-9 _.:/+%-]{0,120}", self.log_prefix):
+            raise DataError(f"log prefix {self.log_prefix!r}: give at most 120 of A-Z a-z 0-9 space _ . : / + % -")
 
 
 class ElementShape(enum.Enum):
