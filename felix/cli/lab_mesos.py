@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +13,23 @@ import msgspec
 
 from felix.errors import DataError
 from felix.lab.lab import Lab, check_root
-from felix.lab.marathon import load_applications
-from felix.lab.mesos.cluster import MesosCluster, Settings, let_executors_in
+from felix.lab.marathon import load_applications, load_document
+from felix.lab.mesos.ask import MasterClient, find_master, read_containers
+from felix.lab.mesos.cluster import MesosCluster, Settings, find_container, let_executors_in, place_of
+from felix.lab.mesos.dns import start_name_servers
+from felix.lab.mesos.master import Master
+from felix.lab.mesos.serve import MARATHON_PORT, MasterServer
+from felix.lab.mesos.state import MASTER_PORT
 from felix.lab.mesos.types import CNI, NET_MODULES, Container
+from felix.lab.names import FABRIC_ADDRESS_V4
 from felix.lab.own import find_own_command, name_option
+from felix.lab.place import Place
 
 _TEXT = """\
 A simulator, not Mesos: agents, master and Marathon are played, as far as a container's network goes. What is real:
 processes in network namespaces, the plug-ins that are called as Mesos calls them, felix, its agents, and the packets.
-Tasks run on when the command has ended; the next one finds them again, as a Mesos agent does after a restart."""
+Tasks run on when the command has ended; the next one finds them again, as a Mesos agent does after a restart. While
+`felix lab mesos master` runs, it holds the agents, and the other verbs ask it."""
 
 _EXAMPLES = """\
 examples:
@@ -30,6 +39,8 @@ examples:
   felix lab mesos status -o json               as Mesos' master says it at /master/state
   felix lab mesos exec TASK -- ip addr         a command in a task's network
   felix lab mesos kill /pairs                  an application, a group, or one task
+  felix lab mesos master                       holds the agents: /master/state, Marathon's /v2, events, a page
+  felix lab mesos master --dns                 with a name server on each host, for the tasks
   felix lab down                               tasks, agents, everything
 """
 
@@ -63,6 +74,12 @@ def fill_parser(parser: argparse.ArgumentParser) -> None:
     kill = _add_verb(verbs, "kill", "end tasks; what waits for their ports starts", _kill)
     kill.add_argument("target", metavar="TASK|APP|GROUP", help="a task's id or name, or the path of an application")
 
+    master = _add_verb(verbs, "master", "hold the agents, and answer over HTTP, until Ctrl-C", _master)
+    master.add_argument("--dns", action="store_true", help="run felix dns on each host; new tasks ask it for names")
+    master.add_argument(
+        "--port", type=int, default=MASTER_PORT, help=f"of the page on 127.0.0.1 (default: {MASTER_PORT})"
+    )
+
 
 def _add_verb(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, function: object
@@ -84,6 +101,14 @@ def _run(arguments: argparse.Namespace) -> int:
     check_root()
     applications = load_applications(arguments.file)
     lab = Lab(arguments.name)
+    if lab.is_up() and (master := find_master(lab)):
+        document = load_document(arguments.file)
+        if isinstance(document, dict) and ("apps" in document or "groups" in document):
+            master.put("/v2/groups", document)
+        else:
+            master.put("/v2/apps", document if isinstance(document, list) else [document])
+        _print_overview(master)
+        return 0
     if not lab.is_up():
         _say(f"building lab {lab.name} with {arguments.hosts} hosts")
         lab.up(hosts=arguments.hosts, agents=False)
@@ -106,8 +131,16 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    lab = _get_lab(arguments.name)
+    if master := find_master(lab):
+        if arguments.output == "json":
+            print(msgspec.json.format(msgspec.json.encode(master.read("/master/state"))).decode())
+        else:
+            _print_overview(master)
+        return 0
+
     async def status() -> None:
-        async with MesosCluster(_get_lab(arguments.name)) as mesos:
+        async with MesosCluster(lab) as mesos:
             if arguments.output == "json":
                 print(msgspec.json.format(msgspec.json.encode(mesos.state())).decode())
             else:
@@ -122,9 +155,15 @@ def _exec(arguments: argparse.Namespace) -> int:
     if not words:
         raise DataError("give a command: felix lab mesos exec TASK -- ip addr")
 
+    lab = _get_lab(arguments.name)
+
     async def execute() -> int:
-        async with MesosCluster(_get_lab(arguments.name)) as mesos:
-            place = mesos.place_of(mesos.find(arguments.task))
+        place: Place
+        if find_master(lab):
+            place = place_of(lab, find_container([one for _, one in read_containers(lab)], arguments.task))
+        else:
+            async with MesosCluster(lab) as mesos:
+                place = mesos.place_of(mesos.find(arguments.task))
         process = await asyncio.create_subprocess_exec(*place.command(words), env=place.program_environment())
         return await process.wait()
 
@@ -132,12 +171,43 @@ def _exec(arguments: argparse.Namespace) -> int:
 
 
 def _kill(arguments: argparse.Namespace) -> int:
+    lab = _get_lab(arguments.name)
+    if master := find_master(lab):
+        master.delete(f"/v2/groups/{arguments.target.strip('/')}")
+        _print_overview(master)
+        return 0
+
     async def kill() -> None:
-        async with MesosCluster(_get_lab(arguments.name)) as mesos:
+        async with MesosCluster(lab) as mesos:
             for container in await mesos.kill(arguments.target):
                 print(f"{container.task.task_id} {container.state}")
 
     asyncio.run(kill())
+    return 0
+
+
+def _master(arguments: argparse.Namespace) -> int:
+    lab = _get_lab(arguments.name)
+
+    async def serve() -> None:
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, ended.set)
+        async with Master(lab, Settings(has_dns=arguments.dns)) as master:
+            server = MasterServer(master)
+            try:
+                page = await server.open(arguments.port)
+                if arguments.dns:
+                    start_name_servers(lab)
+                _say(
+                    f"simulated Mesos of lab {lab.name}: {page}; on the fabric http://{FABRIC_ADDRESS_V4}:{MASTER_PORT}"
+                    f" and http://{FABRIC_ADDRESS_V4}:{MARATHON_PORT}/v2/apps"
+                )
+                await ended.wait()
+            finally:
+                await server.close()
+
+    asyncio.run(serve())
     return 0
 
 
@@ -160,6 +230,21 @@ def _print(mesos: MesosCluster) -> None:
     for agent in mesos.agents:
         for problem in agent.problems:
             print(f"{agent.host.name}: {problem}", file=sys.stderr)
+
+
+def _print_overview(master: MasterClient) -> None:
+    """Standard output has the same table as a running master tells it."""
+    seen = master.read("/overview")
+    assert isinstance(seen, dict)
+    print("simulated Mesos agents, held by a master; the network is real\n")
+    rows = []
+    for task in seen["tasks"]:
+        addresses = [*(one["ipAddress"] for one in task["ipAddresses"]), *(f":{port}" for port in task["ports"])]
+        rows.append((task["name"], task["host"], task["state"], ", ".join(addresses), ""))
+    rows += [(app, "-", "WAITING", "", "no offer has its ports, cpus or mem") for app in seen["waiting"]]
+    _print_table(("TASK", "HOST", "STATE", "ADDRESSES", "MESSAGE"), rows)
+    for failure in seen["failures"]:
+        print(failure, file=sys.stderr)
 
 
 def _row(host: str, container: Container) -> tuple[str, ...]:

@@ -79,9 +79,7 @@ async def run_mixed(world: World, before: dict[str, object]) -> Chapter:
 
 async def run_isolated(world: World) -> Chapter:
     """Stage 3: two groups of two, and a collector that is in both."""
-    chapter = world.begin(
-        "3", "Stage 3, isolated: A and B in star-1, C and D in star-2, the collector in all groups"
-    )
+    chapter = world.begin("3", "Stage 3, isolated: A and B in star-1, C and D in star-2, the collector in all groups")
     await _run_group(world, chapter, ISOLATED, tables.ISOLATED, file="stars-isolated.json", edges=4)
     running = world.running(ISOLATED)
     if len(running) == 5:
@@ -92,9 +90,7 @@ async def run_isolated(world: World) -> Chapter:
 
 async def run_narrowed(world: World) -> Chapter:
     """A group gets other rules while its tasks run, and gets the old ones back."""
-    chapter = world.begin(
-        "custom", "star-1 lets in TCP 9000 only: ping stops, the graph stays, no task starts anew"
-    )
+    chapter = world.begin("custom", "star-1 lets in TCP 9000 only: ping stops, the graph stays, no task starts anew")
     running, before = world.running(ISOLATED), world.life(ISOLATED)
     if len(running) != 5:
         chapter.checks.append(Check("all five of stage 3 run", False, ", ".join(running)))

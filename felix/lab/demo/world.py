@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from felix.errors import PeerError
-from felix.lab import process
 from felix.lab.demo.expected import COLLECT, PROBES, Expected, between_probes
 from felix.lab.demo.report import PAGE, Cell, Chapter, make_cells
 from felix.lab.demo.trying import Target, Tries, fetch, post
@@ -20,6 +19,7 @@ from felix.lab.lab import Lab
 from felix.lab.marathon import load_document
 from felix.lab.mesos.agent import Limits
 from felix.lab.mesos.cluster import Settings, let_executors_in
+from felix.lab.mesos.dns import start_name_servers
 from felix.lab.mesos.master import Master
 from felix.lab.mesos.serve import MasterServer
 from felix.lab.mesos.types import Container
@@ -89,8 +89,7 @@ class World:
         server = MasterServer(self.master)
         self._stack.push_async_callback(server.close)
         self.master_page = await server.open(self._ports[1])
-        for host in self.lab.hosts:
-            self._start_dns(host)
+        start_name_servers(self.lab)
         self.master.put("page", load_document(FILES / "page.json"))
         await self.master.wait_idle()
         container = self.container(_PAGE_APP)
@@ -102,13 +101,6 @@ class World:
         )
         self.page = relay.url
         await asyncio.to_thread(self._wait_page)
-
-    def _start_dns(self, host: Host) -> None:
-        command = [sys.executable, "-m", "felix", "dns", "--config", str(FILES / "mesos-dns.json")]
-        record = process.spawn(
-            "dns", host.command(command), host.program_environment(), host.directory / "dns.log", host.directory
-        )
-        self.lab.adopt(f"dns@{host.name}", record)
 
     def begin(self, name: str, title: str) -> Chapter:
         """A part of the demonstration begins; whoever looks on knows which."""

@@ -14,7 +14,7 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -164,10 +164,7 @@ class MesosCluster:
 
     def find(self, wanted: str) -> Container:
         """Returns the first running container of that task id, name or application; raises DataError without one."""
-        for _, container in self.containers:
-            if container.is_live and _is_meant(container, wanted.strip("/")):
-                return container
-        raise DataError(f"no task or application {wanted!r} runs; see: felix lab mesos status")
+        return find_container([container for _, container in self.containers], wanted)
 
     def state(self, health_by_task: Mapping[str, bool] = MappingProxyType({})) -> Document:
         """Returns what the master says at `/master/state`. health_by_task: see render_state."""
@@ -280,6 +277,14 @@ async def _lock(path: Path) -> int:
             return descriptor
     os.close(descriptor)
     raise PeerError(f"another felix lab mesos has been at work for {_LOCK_S:g} s ({path}); try again when it is done")
+
+
+def find_container(containers: Iterable[Container], wanted: str) -> Container:
+    """Returns the first live one of that task id, name or application; raises DataError without one."""
+    for container in containers:
+        if container.is_live and _is_meant(container, wanted.strip("/")):
+            return container
+    raise DataError(f"no task or application {wanted!r} runs; see: felix lab mesos status")
 
 
 class TaskPlace(Place):

@@ -58,12 +58,14 @@ def render_task(instance: Instance, version: float) -> Document:
     began = container.statuses[0].timestamp if container.statuses else 0.0
     document: Document = {
         "id": container.task.task_id,
+        "name": container.task.name,
         "appId": f"/{app_path(container)}",
         "host": instance.host,
         "slaveId": container.statuses[-1].slave_id if container.statuses else "",
         "state": container.state,
         "ports": list(container.task.resources.ports),
         "ipAddresses": render_addresses(container),
+        "groups": [group for info in container.task.network_infos for group in info.groups],
         "startedAt": moment(began) if began else None,
         "version": moment(version),
     }

@@ -180,6 +180,8 @@ class Master:
         if is_app and isinstance(document, dict):
             document = {"id": where, **document}
         elif isinstance(document, dict):
+            if "cmd" in document or "ipAddress" in document:
+                raise DataError(f"{where}: is an application, not a group; it goes to /v2/apps")
             document = {"id": where, "apps": [], **document}
         now = time.time()
         apps = find_apps(document, where, scope if isinstance(document, list) else "")

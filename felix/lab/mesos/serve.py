@@ -238,7 +238,7 @@ class MasterServer:
                 "lab": master.lab.name,
                 "simulator": state["simulator"],
                 "agents": agents,
-                "apps": list(master.apps().values()),
+                "tasks": master.tasks(),
                 "waiting": master.waiting(),
                 "deployments": len(master.deployments),
                 "failures": list(master.failures.values()),

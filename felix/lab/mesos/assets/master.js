@@ -25,20 +25,15 @@ function describeHealth(task) {
   return [bad[0].lastFailureCause || "not known yet", bad[0].lastFailureCause ? "bad" : "wait"];
 }
 
-function groupsOf(app) {
-  return ((app.ipAddress && app.ipAddress.groups) || []).join(", ");
-}
-
 function show(seen) {
   byId("lab").textContent = `lab ${seen.lab}`;
   fill(byId("agents"), seen.agents.map((one) => [one.host, one.address, one.id, [one.problems.join("; "), "bad"]]));
   const rows = [];
-  for (const app of seen.apps) {
-    for (const task of app.tasks) {
-      const addresses = task.ipAddresses.map((one) => one.ipAddress).join(", ");
-      const kind = task.state === "TASK_RUNNING" ? "good" : "wait";
-      rows.push([app.id, [task.state, kind], task.host, addresses, task.ports.join(", "), groupsOf(app), describeHealth(task)]);
-    }
+  for (const task of seen.tasks) {
+    const addresses = task.ipAddresses.map((one) => one.ipAddress).join(", ");
+    const kind = task.state === "TASK_RUNNING" ? "good" : "wait";
+    rows.push([task.appId, [task.state, kind], task.host, addresses, task.ports.join(", "), task.groups.join(", "),
+      describeHealth(task)]);
   }
   for (const one of seen.waiting) rows.push([`/${one}`, ["waits for an offer", "wait"], "", "", "", "", ""]);
   fill(byId("tasks"), rows);
