@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from felix.attach.names import NAME, Attached, handle_name, host_interface, make_mac
 from felix.attach.profiles import GROUP_LABEL
 from felix.attach.types import ADDRESSES_LIMIT, AttachRequest, Code, Refusal
-from felix.attach.veth import VethSpec, find_problem
+from felix.attach.veth import GATEWAY_V4, VethSpec, find_problem
 from felix.ipam.block import ENDPOINT, NODE
-from felix.model.net import Net, parse_address
+from felix.model.net import Net, parse_address, parse_net
 
 LABELS_LIMIT = 256
 PROFILES_LIMIT = 64
 """Groups, and profiles, of one container: those that are missing are written in one transaction with all else."""
 ATTRIBUTES_LIMIT = 16
 TEXT_LIMIT = 1024
+PATH_LIMIT = 4095  # of the kernel, without the final zero
+
+_LINK_LOCAL_V6 = parse_net("fe80::/10")
 
 
 class Place(NamedTuple):
@@ -62,8 +66,8 @@ def check_attach(request: AttachRequest, place: Place, least: int = 1) -> Wanted
             raise _invalid(field, str(len(texts)), f"expected at most {PROFILES_LIMIT}")
     if not request.netns and not request.pid:
         raise _invalid("netns", "", "give the path of the container's network namespace, or the pid of its process")
-    if request.netns and not request.netns.startswith("/"):
-        raise _invalid("netns", request.netns, "give an absolute path")
+    if request.netns and (not request.netns.startswith("/") or len(request.netns) > PATH_LIMIT):
+        raise _invalid("netns", request.netns, f"give an absolute path of at most {PATH_LIMIT} characters")
     _check_labels(request)
     for name, texts in (("groups", request.groups or ()), ("pools", request.pools)):
         for text in texts:
@@ -136,6 +140,9 @@ def _check_labels(request: AttachRequest) -> None:
 
 def _check_count(request: AttachRequest, addresses: Sequence[Net], given: Sequence[Net], least: int) -> None:
     everything = [*addresses, *given]
+    for net in everything:
+        if net == GATEWAY_V4 or operator.contains(_LINK_LOCAL_V6, net):
+            raise _invalid("addresses", net.address, "it means something on every link: the gateway, or only the link")
     if len(set(everything)) < len(everything):
         raise _invalid("addresses", ", ".join(net.address for net in everything), "one address stands there twice")
     count = len(everything) + request.ipv4 + request.ipv6
