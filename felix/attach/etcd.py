@@ -17,7 +17,7 @@ from felix.attach.endpoint import (
     render_document,
 )
 from felix.attach.index import AttachmentIndex
-from felix.attach.names import Attached, endpoint_key
+from felix.attach.names import DEFAULT_NAMESPACE, Attached, endpoint_key
 from felix.attach.profiles import choose_profiles, make_profiles
 from felix.attach.types import Code, Refusal
 from felix.clock import Clock, wall_s
@@ -183,8 +183,8 @@ class EndpointStore:
 
         def drop_endpoints(holders: Sequence[Holder]) -> Draft:
             draft = Draft()
-            for named in {one.endpoint for one in holders if one.endpoint}:
-                draft.drop(format_key(endpoint_key(self._node, who, named.partition("/")[0])))
+            for namespace in {one.endpoint.partition("/")[0] or DEFAULT_NAMESPACE for one in holders}:
+                draft.drop(format_key(endpoint_key(self._node, who, namespace)))
             return draft
 
         return await self.allocator.release_handle(name, is_meant, drop_endpoints)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from felix.attach.types import AllocateRequest, Refusal, ReleaseRequest
@@ -167,7 +167,11 @@ async def _play(scene: Scene, scripts: list[list[str]], looks: int) -> None:
     scene.check_nothing()
 
 
-@settings(max_examples=150, deadline=None)
+@example([["given"]], 1619, 1, 0, 3)  # collected between allocation and attach
+@example([["attach", "detach"]], 1310, 2, 1, 3)  # written by an agent that is dead, while the next one detaches
+@example([["given", "given"]], 102515, 6, 3, 2)  # the same with an address that was allocated before
+@example([["attach", "release", "interrupted", "given"]], 105715, 0, 3, 2)
+@settings(max_examples=250, deadline=None)
 @given(
     st.lists(SCRIPTS, min_size=1, max_size=len(CONTAINERS)),
     st.integers(0, 2**32 - 1),
