@@ -25,7 +25,7 @@ from felix.attach.types import (
 )
 from felix.attach.veth import NoNamespace, Taken
 from felix.errors import DataError, FelixError, PeerError
-from felix.ipam.faults import AddressTaken, Exhausted, NoPool, NotReleasable, Stale
+from felix.ipam.faults import AddressTaken, Exhausted, NoPool, NotInPool, NotReleasable, Stale
 from felix.model.net import Net
 from felix.obs.serve import Act, Answer, Reply
 
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 R = TypeVar("R")
 _CODE_BY_FAULT: Sequence[tuple[tuple[type[Exception], ...], Code]] = (
     ((Exhausted, NoPool), Code.EXHAUSTED),
+    ((NotInPool,), Code.INVALID),
     ((AddressTaken, Stale, NotReleasable, Taken), Code.CONFLICT),
     ((NoNamespace,), Code.NOT_FOUND),
     ((DataError,), Code.INVALID),

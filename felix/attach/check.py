@@ -59,6 +59,7 @@ class Wanted(NamedTuple):
 def check_attach(request: AttachRequest, place: Place, least: int = 1) -> Wanted:
     """Returns what a request asks for, `least` addresses or more. Raises Refusal when it cannot be meant."""
     who = check_who(request.orchestrator, request.container, request.interface)
+    check_node(request.node, place.node)
     _check_names((("network", request.network), ("namespace", request.namespace)))
     _check_names(("profiles", name) for name in request.profiles)
     for field, texts in (("profiles", request.profiles), ("groups", request.groups or ())):
@@ -92,6 +93,12 @@ def check_who(orchestrator: str, container: str, interface: str) -> Attached:
     if find_problem(VethSpec("cali0", interface)) is not None:
         raise _invalid("interface", interface, "expected the name of an interface, at most 15 characters")
     return Attached(orchestrator, container, interface)
+
+
+def check_node(meant: str, node: str) -> None:
+    """Raises Refusal for what is meant for another host. meant: empty for whichever it is."""
+    if meant not in ("", node):
+        raise _invalid("node", meant, f"this is host {node}; leave it out, or set it to the agent's FelixHostname")
 
 
 def check_network(network: str) -> None:

@@ -23,8 +23,7 @@ from felix.attach.types import Code, Refusal
 from felix.clock import Clock, wall_s
 from felix.datastore.types import RangeOp
 from felix.ipam.apply import Allocator
-from felix.ipam.audit import IPAM_ONLY
-from felix.ipam.block import ENDPOINT, USE, Holder
+from felix.ipam.block import ENDPOINT, IPAM_ONLY, USE, Holder
 from felix.ipam.draft import Draft
 from felix.ipam.read import Store, list_blocks, read_blocks_around, read_handles, read_ranges
 from felix.ipam.release import Release

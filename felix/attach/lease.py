@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from felix.attach.check import check_addresses, check_attributes, check_handle
+from felix.attach.check import check_addresses, check_attributes, check_handle, check_node
 from felix.attach.mailbox import Debts
 from felix.attach.types import ADDRESSES_LIMIT, AllocateRequest, Code, Refusal, ReleaseRequest
 from felix.datastore.faults import EtcdUnavailable
@@ -34,6 +34,7 @@ class AddressLeases:
     async def allocate(self, request: AllocateRequest) -> list[Net]:
         """The handle has all addresses of the request more than before, or none."""
         handle, wanted = check_handle(request.handle), check_addresses(request.addresses)
+        check_node(request.node, self._node)
         check_attributes(request.attributes)
         if not 1 <= len(wanted) + request.ipv4 + request.ipv6 <= ADDRESSES_LIMIT:
             raise Refusal(Code.INVALID, f"ask for 1 to {ADDRESSES_LIMIT} addresses")

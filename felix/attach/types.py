@@ -88,7 +88,8 @@ class AttachRequest(Message, frozen=True, kw_only=True):
     network_profile: whether the profile of the network's own name is one of them, made if missing; None: if `groups`
     is None. groups: None when none are meant; an empty list: it may talk with its own host only. ipv4, ipv6: how many
     addresses are chosen for it. addresses: which it must have besides. given: allocated already, by somebody else.
-    pools: names or prefixes to choose from. mac: empty for one that follows from its name. mtu: 0 for the kernel's own.
+    pools: names or prefixes to choose from. node: which host is meant, empty for whichever this is. mac: empty for one
+    that follows from its name. mtu: 0 for the kernel's own.
     """
 
     network: str
@@ -107,6 +108,7 @@ class AttachRequest(Message, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
+    node: str = ""
     mac: str = ""
     mtu: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     ports: tuple[Port, ...] = ()
@@ -151,13 +153,17 @@ class GcRequest(Message, frozen=True, kw_only=True):
 
 
 class AllocateRequest(Message, frozen=True, kw_only=True):
-    """Addresses for a handle, all or none: so many chosen ones, and these. attributes: stored beside each."""
+    """Addresses for a handle, all or none: so many chosen ones, and these. attributes: stored beside each.
+
+    node: which host is meant, empty for whichever this is.
+    """
 
     handle: str
     ipv4: Few = 0
     ipv6: Few = 0
     addresses: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
+    node: str = ""
     attributes: dict[str, str] = {}
     deadline_s: Deadline = DEFAULT_DEADLINE_S
 

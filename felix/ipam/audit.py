@@ -13,15 +13,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from felix.ipam.block import ENDPOINT, USE, Holder, count_by_handle
+from felix.ipam.block import ENDPOINT, IPAM_ONLY, USE, Holder, count_by_handle
 from felix.ipam.draft import StoredBlock
 from felix.ipam.pools import Pool
 from felix.ipam.records import CONFIRMED, Affinity, Handle
 from felix.model.keys import AffinityKey
 from felix.model.net import Net
 
-IPAM_ONLY = "ipam-only"
-PENDING = "pending"
 _CALICO_ATTRIBUTES = frozenset({"node", "namespace", "pod", "timestamp"})
 """What Calico's CNI plug-in says of an address; all of its addresses have an endpoint."""
 _RESERVED_HANDLES = frozenset({"windows-reserved-ipam-handle"})

@@ -25,6 +25,8 @@ ENDPOINT = "endpoint"
 """The attribute that names the endpoint which was made with the address, as `namespace/name`."""
 USE = "felix.use"
 """The attribute that says how an address is used that Felix gave: without endpoint for ever, or one will come."""
+IPAM_ONLY = "ipam-only"
+PENDING = "pending"
 HOST_PREFIX = "host:"
 _KNOWN = frozenset(
     """cidr affinity affinityClaimTime allocations unallocated attributes deleted sequenceNumber

@@ -2,7 +2,8 @@
 
 NoPool             no pool may be used for the request; why each of them may not
 Exhausted          the pools have nothing left that this host may take; with figures
-AddressTaken       the address asked for by name is somebody's, or in nobody's pool
+AddressTaken       the address asked for by name is somebody's
+NotInPool          or in nobody's pool
 Stale              the address was given to somebody else meanwhile
 NotReleasable      the block is in use, or not the host's
 Contended          others kept changing the same blocks; the same request may succeed later
@@ -26,6 +27,10 @@ class Exhausted(FelixError):
 
 class AddressTaken(DataError):
     """The address asked for cannot be had."""
+
+
+class NotInPool(AddressTaken):
+    """The address asked for is in no pool that is in use, so nobody can have it."""
 
 
 class Stale(DataError):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from felix.errors import DataError
 from felix.ipam.block import Holder, host_affinity, take_ordinal
 from felix.ipam.draft import Draft
-from felix.ipam.faults import AddressTaken
+from felix.ipam.faults import AddressTaken, NotInPool
 from felix.ipam.find import Finder
 from felix.ipam.pools import (
     find_pool,
@@ -45,7 +45,7 @@ def _take_one(finder: Finder, situation: Situation, request: Request, address: N
     """One address is taken; False: all blocks have to be known."""
     pool = find_pool(situation.pools, address)
     if pool is None:
-        raise AddressTaken(f"{address.address} is in no enabled pool; see felix get ippool")
+        raise NotInPool(f"{address.address} is in no enabled pool; see felix get ippool")
     stored = finder.find_block(address)
     if stored is None:
         if not situation.is_whole:

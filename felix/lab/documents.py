@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from felix.ipam.audit import PENDING, USE
-from felix.ipam.block import NODE, Holder, new_block, render_block, take_ordinal
+from felix.ipam.block import NODE, PENDING, USE, Holder, new_block, render_block, take_ordinal
 from felix.ipam.draft import Draft, StoredBlock
 from felix.ipam.records import Handle, render_affinity
 from felix.lab import names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -261,6 +262,15 @@ class CniContract:
         one.succeed("GC", conf | {"cni.dev/valid-attachments": valid}, plugin="felix-ipam")
         one.succeed("CHECK", conf | {"prevResult": result}, plugin="felix-ipam")
         assert other.call("CHECK", conf, plugin="felix-ipam").code == 103
+        one.succeed("DEL", conf, plugin="felix-ipam")
+
+    def test_ipam_needs_no_pool_for_the_gateway(self, host: CniHost, one: Runtime) -> None:
+        subnet = ipaddress.ip_interface(f"{host.address}/2").network
+        gateway = str(subnet[-2])
+        conf = _foreign(one, "bridge", "1.0.0") | {"name": "net-far-gateway"}
+        conf["ipam"] |= {"gateway": f"{gateway}/2"}
+        result = one.add(conf, plugin="felix-ipam")
+        assert (result["ips"][0]["gateway"], result["routes"][0]["gw"]) == (gateway, gateway)
         one.succeed("DEL", conf, plugin="felix-ipam")
 
     @pytest.mark.parametrize("kind", ["bridge", "ptp"])

@@ -131,6 +131,8 @@ class FakeAgent:
         }
         if route not in verbs:
             return 404, {"error": f"no such route: {route}", "code": "not-found"}
+        if body.get("node", "h1") != "h1":
+            return 400, {"error": f"node: {body['node']!r}: this is host h1", "code": "invalid"}
         try:
             return 200, verbs[route](body)
         except No as error:
@@ -213,7 +215,7 @@ class FakeAgent:
         wanted = [str(ipaddress.ip_address(one.split("/")[0])) for one in body.get("addresses", [])]
         for address in wanted:
             if not any(ipaddress.ip_address(address) in pool for pool in _POOLS):
-                raise No(409, "exhausted", f"no pool has {address}")
+                raise No(400, "invalid", f"{address} is in no enabled pool")
             if address in self.holders:
                 raise No(409, "conflict", f"{address} is held by {self.holders[address][0]}")
         counts = {4: body.get("ipv4", 0), 6: body.get("ipv6", 0)}

@@ -41,6 +41,7 @@ def attach_body(call: Call, conf: Conf, given: list[str]) -> dict[str, object]:
         ),
     }
     profiles = take_texts(conf.fields, "profiles")
+    body |= node_meant(conf)
     if profiles:
         body |= {"profiles": profiles, "network_profile": False}
     groups = take_texts(info, "groups", "network_info.")
@@ -83,6 +84,11 @@ def requested_addresses(conf: Conf, pairs: dict[str, str]) -> list[str]:
         if texts:
             return list(dict.fromkeys(_address(text.strip(), source) for text in texts))
     return []
+
+
+def node_meant(conf: Conf) -> dict[str, object]:
+    """Returns the field that says for which node the configuration is written; none if it is for any."""
+    return {"node": conf.nodename} if conf.nodename else {}
 
 
 def detach_body(call: Call, conf: Conf) -> dict[str, object]:

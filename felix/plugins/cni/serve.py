@@ -30,7 +30,6 @@ def add(call: Call, conf: Conf) -> str:
     refuse_unsupported(conf)
     agent = Agent(conf.socket, conf.timeout_s)
     attach_body(call, conf, [])  # before anything is done: can it be meant at all?
-    check_node(conf, agent)
     if not conf.has_own_ipam and _is_attached(call, conf, agent):
         raise _is_there(call, conf)
     try:
@@ -65,7 +64,6 @@ def delete(call: Call, conf: Conf) -> str:
 def check(call: Call, conf: Conf) -> str:
     """Interface, addresses, routes and policy of the container are what they were when it was attached."""
     agent = Agent(conf.socket, conf.timeout_s)
-    check_node(conf, agent)
     body = attach_body(call, conf, [])
     expected = []
     if conf.previous is not None:

@@ -159,6 +159,7 @@ def test_endpoint_with_a_note_that_cannot_be_read_is_nobodys_to_remove(text: str
         ({"netns": ""}, "netns"),
         ({"netns": "run/netns/a"}, "absolute"),
         ({"netns": "/" * 5000}, "at most 4095"),
+        ({"node": "h2"}, "this is host h1"),
         ({"given": ["169.254.1.1"]}, "the gateway"),
         ({"addresses": ["fe80::ecee:eeff:feee:eeee"]}, "only the link"),
         ({"ipv4": 0}, "expected 1 to 16"),

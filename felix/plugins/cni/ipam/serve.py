@@ -16,7 +16,14 @@ from felix.plugins.cni.ipam.plan import (
     plan_routes,
 )
 from felix.plugins.cni.refusal import AGENT_FAILED, CONFLICT, DIFFERS, INVALID_CONFIG, NOT_AVAILABLE, CniError
-from felix.plugins.cni.request import KNOWN_ARGS, address_choice, gc_body, plain_address, requested_addresses
+from felix.plugins.cni.request import (
+    KNOWN_ARGS,
+    address_choice,
+    gc_body,
+    node_meant,
+    plain_address,
+    requested_addresses,
+)
 from felix.plugins.cni.result import Result, addresses_of, parse_result, render_result
 from felix.plugins.cni.serve import check_node
 
@@ -33,7 +40,6 @@ def add(call: Call, conf: Conf) -> str:
     choice = address_choice(conf, requested_addresses(conf, known_args(call.args, KNOWN_ARGS)))
     gateways = parse_gateways(conf.ipam)
     agent = Agent(conf.socket, conf.timeout_s)
-    check_node(conf, agent)
     handle = handle_of(conf.name, call.container, call.interface)
     held = _find(agent, handle)
     if held:
@@ -111,7 +117,7 @@ def _allocate(agent: Agent, call: Call, conf: Conf, choice: dict[str, object]) -
     whose = {**_whose(conf, call.container), "felix.use": "ipam-only", "felix.interface": call.interface}
     while True:
         try:
-            asked = {**choice, "handle": body["handle"], "attributes": whose}
+            asked = {**choice, **node_meant(conf), "handle": body["handle"], "attributes": whose}
             return _addresses(agent.act("/v1/ipam/allocate", asked, is_repeatable=False))
         except Unclear:
             agent.act("/v1/ipam/release", body)
@@ -132,7 +138,7 @@ def _reserve(agent: Agent, conf: Conf, gateway: Gateway) -> None:
     handle = handle_of(conf.name, GATEWAY, "eth0")
     if gateway.address in map(plain_address, _find(agent, handle)):
         return
-    body: dict[str, object] = {"handle": handle, "addresses": [gateway.address]}
+    body: dict[str, object] = {"handle": handle, "addresses": [gateway.address], **node_meant(conf)}
     body["attributes"] = {**_whose(conf, GATEWAY), "felix.use": "ipam-only"}
     try:
         agent.act("/v1/ipam/allocate", body)
