@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
 
-from felix.attach.load import AttachParts, AttachPorts
+from felix.attach.agent import AttachParts, AttachPorts
 from felix.calc.desired import LocalEndpoint
 from felix.clock import monotonic_s
 from felix.collect.apply import clean_own

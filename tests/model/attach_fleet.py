@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from felix.attach.agent import AttachParts, AttachPorts
 from felix.attach.index import AttachmentIndex
-from felix.attach.load import AttachParts, AttachPorts
 from felix.attach.types import AttachRequest, DetachRequest
 from felix.calc.desired import LocalEndpoint, Stack
 from felix.clock import sleep_s, wall_s

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from felix.attach.agent import AttachParts, AttachPorts
 from felix.attach.apply import Namespace
+from felix.attach.driver import Kernel
 from felix.attach.index import AttachmentIndex
-from felix.attach.load import AttachParts, AttachPorts
-from felix.attach.serve import Kernel
 from felix.attach.types import AttachRequest, DetachRequest
 from felix.attach.veth import NoNamespace, Veth, VethSpec
 from felix.calc.desired import LocalEndpoint, Stack

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from tools.checks.sources import ROOT, list_files
 
 SHELL_NAMES = frozenset(
-    "agent ask clock load driver features read watch apply serve main __main__ etcd lease report mailbox".split()
+    "agent ask clock load driver features read watch apply serve sweep main __main__ etcd lease report mailbox".split()
 )
 SHELL_FOLDERS = frozenset({"obs", "cli", "star", "lab"})
 GENERATED_FOLDERS = frozenset({"felix/datastore/rpc"})

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from felix.attach.agent import find_own_addresses
 from felix.attach.check import Place, check_attach, check_attributes, check_handle
 from felix.attach.endpoint import ANNOTATION, EndpointIntent, find_attachment, render_document
-from felix.attach.load import find_own_addresses
 from felix.attach.names import Attached, endpoint_key, handle_name, host_interface, host_profile, make_mac, profile_name
 from felix.attach.profiles import GROUP_LABEL, choose_profiles, make_profiles
 from felix.attach.types import AttachRequest, Code, DetachRequest, Refusal, bound_deadline, parse_request

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from felix.attach import mailbox, serve
+from felix.attach import driver, mailbox
 from felix.attach.check import Place
 from felix.attach.types import Code, Refusal
 from felix.attach.veth import Taken
@@ -26,9 +26,9 @@ STEPS = 8
 
 @pytest.fixture
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AttachWorld]:
-    monkeypatch.setattr(serve, "_RETRY_S", 0.005)
+    monkeypatch.setattr(driver, "_RETRY_S", 0.005)
     monkeypatch.setattr(mailbox, "_FIRST_RETRY_S", 0.005)
-    monkeypatch.setattr(serve, "_CONVERGE_S", 0.05)
+    monkeypatch.setattr(driver, "_CONVERGE_S", 0.05)
     world = AttachWorld()
     yield world
     await world.service.close()

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from felix.attach.ask import AttachRoutes
 from felix.attach.check import Place
-from felix.attach.driver import Cleaner
+from felix.attach.driver import AttachService, Kernel
 from felix.attach.etcd import EndpointStore
 from felix.attach.index import AttachmentIndex
 from felix.attach.lease import AddressLeases
-from felix.attach.serve import AttachService, Kernel
+from felix.attach.serve import AttachRoutes
+from felix.attach.sweep import Cleaner
 from felix.attach.watch import EnforcementWatch, Gate, Look
 from felix.config.table import Settings
 from felix.ipam.read import Store
