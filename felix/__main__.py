@@ -20,6 +20,7 @@ HELP_BY_COMMAND = {
     "replace": "change resources that exist",
     "delete": "delete resources",
     "validate": "check manifests without writing anything",
+    "policy": "what policies do on this host: counters",
     "ipam": "addresses: who has which, leaks, configuration",
     "dns": "service discovery: names of endpoints and of Mesos tasks",
     "lab": "virtual hosts in network namespaces, to try policies",

@@ -47,7 +47,7 @@ from felix.datastore.load import EtcdSettings
 from felix.datastore.mailbox import Batch, Mailbox
 from felix.datastore.report import AgentReporter, EndpointReporter, ReportSettings, find_fence
 from felix.datastore.watch import DatastoreWatch
-from felix.errors import EnvironmentFault, PeerError
+from felix.errors import EnvironmentFault, FelixError, PeerError
 from felix.intake import Intake
 from felix.model.keys import WATCH_END, WATCH_START, ResourceKey
 from felix.model.net import Net, parse_address
@@ -55,7 +55,8 @@ from felix.obs.health import Health, Verdict
 from felix.obs.log import LogControl, LogCounts
 from felix.obs.metrics import Metrics
 from felix.obs.notify import Notifier
-from felix.obs.serve import Door, keep_pulse, serve_health, serve_local_api, serve_metrics
+from felix.obs.serve import Door, Reply, keep_pulse, serve_health, serve_local_api, serve_metrics
+from felix.policy_counts import make_counts, show_counts
 from felix.reconcile.brake import TOLERATED_ENDPOINTS, Hold, find_hold
 from felix.report import AgentReport
 
@@ -138,7 +139,11 @@ class Agent:
         self._metrics.resync_state.set(1)
         api: Door | None = None
         try:
-            gets = {"/v1/status": self._answer_status, **self._attach.routes.answers()}
+            gets = {
+                "/v1/status": self._answer_status,
+                "/v1/policy-counters": self._answer_counts,
+                **self._attach.routes.answers(),
+            }
             api = await serve_local_api(Path(settings.run_dir) / "felix.sock", gets, self._attach.routes.acts())
             for name in _DOORS:
                 await self._settle_door(name, settings)
@@ -196,7 +201,7 @@ class Agent:
         if name == "health":
             door = await serve_health(self._health, place.host, place.port)
         else:
-            door = await serve_metrics(self._metrics.registry, place.host, place.port)
+            door = await serve_metrics(self._metrics.registry, place.host, place.port, self._refresh_counts)
         self._doors[name] = (place, door)
 
     async def _start_parts(self, settings: Settings) -> None:
@@ -510,6 +515,23 @@ class Agent:
         if self._notifier.watchdog_interval_s and self._health.is_live():
             self._notifier.alive()
 
+    async def _refresh_counts(self) -> None:
+        """Metrics say what the kernel has counted until now; they stay as they are if it cannot be asked."""
+        try:
+            found = await self._kernel.read_counters()
+        except (FelixError, OSError) as error:
+            log.debug("counters cannot be read: %s", error)
+            return
+        show_counts(self._metrics, make_counts(self._driver.nft.counted_by_name, found), found)
+
+    async def _answer_counts(self, _: Mapping[str, str]) -> object:
+        """Returns what `felix policy counters` shows."""
+        try:
+            found = await self._kernel.read_counters()
+        except (FelixError, OSError) as error:
+            return Reply({"error": f"counters cannot be read: {error}", "code": "unavailable"}, 503)
+        return make_counts(self._driver.nft.counted_by_name, found)
+
     async def _answer_status(self, _: Mapping[str, str]) -> object:
         """Returns what `felix status` shows."""
         bird = self._report.bird
@@ -578,6 +600,8 @@ def _driver_config(settings: Settings) -> DriverConfig:
             log_prefix=f"{settings.log_prefix}: ",
             log_rate=_find_log_rate(settings),
             deny=DenyAction(settings.nftables_filter_deny_action),
+            counts_policies=settings.policy_counters_enabled,
+            counted_rules=settings.policy_rule_counters,
             allows_vxlan=settings.allow_vxlan_packets_from_workloads,
             allows_ipip=settings.allow_ipip_packets_from_workloads,
             vxlan_port=settings.vxlan_port,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
+
+import msgspec
 
 from felix.calc.desired import DENY_ALL, CompiledPolicy, CompiledRule, EntityMatch, SetRef
 from felix.errors import Problem
@@ -60,7 +63,7 @@ def compile_rules(key: ResourceKey, source: RuleSource) -> Draft:
                 problems.append(Problem(format_key(key), f"spec.{field}[{index}]", "", scoped.fault))
                 compiled.append(DENY_ALL)
             else:
-                compiled.append(_compile_rule(scoped, needs, _describe(rule)))
+                compiled.append(_compile_rule(scoped, needs, _describe(rule), _identify(rule)))
         return tuple(compiled)
 
     policy = CompiledPolicy(
@@ -76,7 +79,11 @@ def _describe(rule: Rule) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(annotations.items()))
 
 
-def _compile_rule(rule: ScopedRule, needs: _Needs, note: str) -> CompiledRule:
+def _identify(rule: Rule) -> str:
+    return hashlib.blake2b(msgspec.json.encode(rule, order="sorted"), digest_size=5).hexdigest()
+
+
+def _compile_rule(rule: ScopedRule, needs: _Needs, note: str, rule_id: str) -> CompiledRule:
     return CompiledRule(
         action=rule.action,
         ip_version=rule.ip_version,
@@ -87,6 +94,7 @@ def _compile_rule(rule: ScopedRule, needs: _Needs, note: str) -> CompiledRule:
         source=_compile_entity(rule.source, needs),
         destination=_compile_entity(rule.destination, needs),
         note=note,
+        id=rule_id,
     )
 
 

@@ -86,7 +86,8 @@ class CompiledRule:
 
     ip_version: 4, 6 or None. protocol, not_protocol: IP protocol numbers 0-255 or None.
     icmp, not_icmp: on the ICMP header of the packet's protocol, which `protocol` says; NOT (type and code).
-    note: the rule's annotations, for people; decides nothing.
+    note: the rule's annotations, for people. id: stands for the rule as it is stored, for counters; not unique.
+        Neither decides anything.
     """
 
     action: Action
@@ -98,6 +99,7 @@ class CompiledRule:
     source: EntityMatch = ANY_ENTITY
     destination: EntityMatch = ANY_ENTITY
     note: str = ""
+    id: str = ""
 
 
 DENY_ALL = CompiledRule(Action.DENY)

@@ -264,6 +264,27 @@ class Settings:
             "How many lines a rule with action Log may write at once before the limit counts; 0 is 1.",
         ),
     ] = 5
+    policy_counters_enabled: Annotated[
+        bool,
+        About(
+            "PolicyCountersEnabled",
+            "Dataplane",
+            readers.BOOL,
+            "Whether it is counted what each policy and profile allows, denies and passes on.",
+            is_own=True,
+        ),
+    ] = True
+    policy_rule_counters: Annotated[
+        int,
+        About(
+            "PolicyRuleCounters",
+            "Dataplane",
+            whole(0, 1000),
+            "How many rules of each policy and direction, from the first on, are counted one by one. Each makes "
+            "every change of rules about a microsecond slower.",
+            is_own=True,
+        ),
+    ] = 0
     nftables_filter_deny_action: Annotated[
         str,
         About(

@@ -25,8 +25,9 @@ from felix.dataplane.netlink.message import NETLINK_NETFILTER, NETLINK_ROUTE
 from felix.dataplane.netlink.serve import NetlinkWorker
 from felix.dataplane.netlink.watch import NetlinkWatch
 from felix.dataplane.nft.apply import NftCalls, NftWorker, apply_cleanup, apply_fill, apply_structure
+from felix.dataplane.nft.elements import parse_counters, request_counters
 from felix.dataplane.nft.read import read_table
-from felix.dataplane.nft.types import ApplyResult, CleanupPlan, Culprit, FillPlan, KernelTable, StructurePlan
+from felix.dataplane.nft.types import ApplyResult, CleanupPlan, Count, Culprit, FillPlan, KernelTable, StructurePlan
 from felix.dataplane.nft.watch import NftWatch
 from felix.dataplane.routes.apply import apply_routes
 from felix.dataplane.routes.read import parse_route_events, read_routes
@@ -163,6 +164,10 @@ class HostKernel:
         """Returns the destinations of all routes that BIRD has put into the main table."""
         learnt = RouteConfig(protocol=BIRD_PROTOCOL)
         return frozenset(key.net for key, _ in await self._netlink.call(read_routes, learnt))
+
+    async def read_counters(self) -> dict[str, Count]:
+        """Returns what the named counters of the table say; without hindrance to what is written meanwhile."""
+        return await self._conntrack.call(lambda socket: parse_counters(socket.dump(request_counters())))
 
     async def apply_fill(self, plan: FillPlan) -> ApplyResult:
         """See KernelPort.apply_fill."""

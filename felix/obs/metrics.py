@@ -5,7 +5,7 @@ One `Metrics` belongs to one registry, which is the agent's; tests make their ow
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, Summary
@@ -46,6 +46,10 @@ class Count(Collector):
     def raise_to(self, total: float, *labels: str) -> None:
         """The number is `total`, counted elsewhere, unless it is more already."""
         self.inc(*labels, by=max(0.0, total - self.value(*labels)))
+
+    def replace(self, value_by_labels: Mapping[tuple[str, ...], float]) -> None:
+        """The numbers are these, counted elsewhere, and there are no others."""
+        self._value_by_labels = dict(value_by_labels)
 
     def value(self, *labels: str) -> float:
         """Returns the number so far; 0 for label values not seen yet."""
@@ -186,6 +190,16 @@ class Metrics:
         self.netlink_overruns = declare.count(
             "netlink_overruns", "Times that the kernel dropped events for us, which makes us read again.", "family"
         )
+        self.policy_packets = declare.count(
+            "policy_packets",
+            "Packets that opened a flow, by policy or profile in use here and what it did; of staged ones, would do.",
+            "kind",
+            "namespace",
+            "policy",
+            "direction",
+            "action",
+        )
+        self.dropped_packets = declare.count("dropped_packets", "Packets dropped beside rules, by reason.", "reason")
         self.nft_calls = declare.count("nft_calls", "Transactions of chains and set declarations.")
         self.nft_errors = declare.count("nft_errors", "Those that were refused.")
         self.nft_set_calls = declare.count("nft_set_calls", "Transactions of set and map elements.")

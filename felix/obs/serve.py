@@ -72,10 +72,17 @@ async def serve_health(health: Health, host: str, port: int) -> Door:
     return await _serve_tcp("health", handlers, host, port)
 
 
-async def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> Door:
-    """Serves /metrics in the text format of Prometheus; host, port and errors as `serve_health`."""
+async def serve_metrics(
+    registry: CollectorRegistry, host: str, port: int, refresh: Callable[[], Awaitable[None]] | None = None
+) -> Door:
+    """Serves /metrics in the text format of Prometheus; host, port and errors as `serve_health`.
+
+    refresh: awaited before each answer, for what is only read when somebody asks; must not raise.
+    """
 
     async def handle(_: web.Request) -> web.Response:
+        if refresh is not None:
+            await refresh()
         return web.Response(body=generate_latest(registry), headers={"Content-Type": _TEXT_VERSION})
 
     return await _serve_tcp("metrics", {"/metrics": handle}, host, port)

@@ -343,8 +343,9 @@ def test_many_members_go_in_by_bounded_transactions(worker: NftWorker) -> None:
 
 def test_counters_are_read_by_name(run: Run) -> None:
     def body(port: NftPort) -> None:
-        drive(port, _started())
-        assert read_counters(port) == {name: Count(0, 0) for name in COUNTERS}
+        plan = _started()
+        drive(port, plan)
+        assert read_counters(port) == {name: Count(0, 0) for name in (*COUNTERS, *plan.counted_by_name)}
 
     run(body)
 

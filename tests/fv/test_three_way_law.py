@@ -19,10 +19,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from felix.calc.desired import Action
 from felix.calc.graph import CalcGraph
 from felix.dataplane.nft.apply import NftWorker, apply_teardown
 from felix.dataplane.nft.plan import NftPlan
-from felix.dataplane.nft.read import read_table
+from felix.dataplane.nft.read import read_counters, read_table
 from felix.dataplane.nft.types import DenyAction, KernelTable, LogRate, NftConfig
 from felix.model.keys import ResourceKey
 from felix.model.net import Net, parse_net
@@ -52,6 +53,7 @@ _CONFIGS = st.builds(
     drop_invalid=st.booleans(),
     deny=st.sampled_from(DenyAction),
     log_prefix=st.sampled_from(["calico-packet: ", "%t %k %n %p: "]),
+    counted_rules=st.sampled_from([0, 2]),
     log_rate=st.sampled_from([None, LogRate(10, "minute", 5), LogRate(1, "second", 1)]),
 )
 
@@ -123,6 +125,7 @@ class Run:
         self._graph = CalcGraph(self._host)
         self._fake = FakeNft()
         self._plans = NftPlan(config), NftPlan(config)
+        self._counted: dict[str, int] = {}
         self._stored: dict[ResourceKey, PolicyRecord] = {}
         for plan in self._plans:
             plan.replace_believed(KernelTable())
@@ -147,6 +150,7 @@ class Run:
             assert not result.refused
         assert faked.is_settled
         assert real.is_settled
+        self._counted = dict(self._fake.counts)
         self._bench.wire.route(find_local_addresses(world, self._host))
 
     def check(self, world: World, packets: tuple[Packet, ...]) -> None:
@@ -167,7 +171,34 @@ class Run:
             fates = (verdict.allowed and not is_dropped_untold, faked, bool(seen))
             assert len(set(fates)) == 1, describe(packet, way, fates, verdict)
             self._note(packet, verdict, bool(seen))
+        self._check_counters(world, packets)
         self._check_replies([(packet, way) for packet, way, seen in zip(packets, ways, arrived, strict=True) if seen])
+
+    def _check_counters(self, world: World, packets: tuple[Packet, ...]) -> None:
+        """What policies have decided is counted three times alike, whatever was written anew meanwhile."""
+        before, self._counted = self._counted, dict(self._fake.counts)
+        counted_by_name = self._plans[0].counted_by_name
+        assert counted_by_name == self._plans[1].counted_by_name
+        real = self._bench.worker.call_blocking(read_counters)
+        assert {name: self._fake.counts[name] for name in counted_by_name} == {
+            name: real[name].packets for name in counted_by_name
+        }
+        meant: Counter[tuple[ResourceKey, str, Action, int | None]] = Counter()
+        for packet in packets:
+            if self._is_asked_about(world, packet):
+                for step in evaluate(world, packet, self._host).trace:
+                    if step.policy is not None and step.action is not Action.LOG:
+                        what = (step.policy, step.direction.value.lower(), step.action)
+                        meant.update([(*what, None), (*what, step.rule)])
+        for name, counted in counted_by_name.items():
+            seen = self._fake.counts[name] - before.get(name, 0)
+            assert seen == meant[(counted.key, counted.direction, counted.action, counted.rule)], (name, counted)
+            self._bench.tried["packets counted by rules"] += seen if counted.rule is not None else 0
+
+    def _is_asked_about(self, world: World, packet: Packet) -> bool:
+        """Whether policy sees the packet: one that connection tracking calls invalid may be dropped before."""
+        is_local = set(find_way(world, self._host, packet)) != {UPLINK}
+        return is_local and (opens_flow(packet) or not self._config.drop_invalid)
 
     def _check_replies(self, passed: list[tuple[Packet, Way]]) -> None:
         sends = [Sent(reverse(packet), way.exit) for packet, way in passed if packet.protocol == UDP]

@@ -54,9 +54,11 @@ def _render(rule: Rule, config: NftConfig) -> str:
 
 
 def test_rules_become_nft_rules_as_expected(check_golden: CheckGolden) -> None:
-    check_golden("nft/rules.txt", "\n".join(_render(rule, NftConfig()) for rule in RULES))
+    check_golden("nft/rules.txt", "\n".join(_render(rule, NftConfig(counts_policies=False)) for rule in RULES))
 
 
 def test_settings_of_log_and_deny_shape_rules_as_expected(check_golden: CheckGolden) -> None:
-    config = NftConfig(log_prefix="%t %k %p %n 100%: ", log_rate=LogRate(10, "minute", 7), deny=DenyAction.REJECT)
+    config = NftConfig(
+        log_prefix="%t %k %p %n 100%: ", log_rate=LogRate(10, "minute", 7), deny=DenyAction.REJECT, counted_rules=9
+    )
     check_golden("nft/settings.txt", "\n".join(_render({"action": action}, config) for action in ("Log", "Deny")))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -46,6 +47,8 @@ class FakeNft:
     def __init__(self) -> None:
         self.table: FakeTable | None = None
         self.writes = 0
+        self.counts: Counter[str] = Counter()
+        """Packets that each counter has seen; they stay when chains are written anew."""
         self.is_refused: Callable[[str], bool] = lambda line: False
         self.after_write: Callable[[], None] = lambda: None
 
@@ -74,6 +77,23 @@ class FakeNft:
             self._commit(table)
         return refused
 
+    def set_counters(self, made: Sequence[str], removed: Sequence[str]) -> str:
+        """See NftPort.set_counters."""
+        if self.table is None:
+            return "No such file or directory"
+        table = self.table.changed()
+        for name in removed:
+            if table.objects.pop(("counter", name), None) is None:
+                return f"No such file or directory: counter {name}"
+        for name in made:
+            table.objects[("counter", name)] = ()
+        try:
+            _validate(table)
+        except Refused as error:
+            return str(error)
+        self._commit(table)
+        return ""
+
     def list_table(self) -> str:
         """See NftPort.list_table."""
         if self.table is None:
@@ -93,11 +113,14 @@ class FakeNft:
         return dict(self.table.elements[set_])
 
     def count(self) -> dict[str, Count]:
-        """See NftPort.count; this kernel counts nothing."""
+        """See NftPort.count; this kernel knows no sizes."""
         objects = () if self.table is None else self.table.objects
-        return {name: Count(0, 0) for kind, name in objects if kind == "counter"}
+        return {name: Count(self.counts[name], 0) for kind, name in objects if kind == "counter"}
 
     def _commit(self, table: FakeTable | None) -> None:
+        kept = set() if table is None else {name for kind, name in table.objects if kind == "counter"}
+        for name in self.counts.keys() - kept:
+            del self.counts[name]
         self.table = table
         self.writes += 1
         self.after_write()
@@ -136,6 +159,7 @@ class FakeNft:
         for rule in self.table.rules[chain]:
             if not all(condition(passing, self.table.elements) for condition in rule.conditions):
                 continue
+            self.counts.update(rule.counters)
             verdict = rule.verdict
             if rule.lookup is not None:
                 verdict = rule.lookup(passing, self.table.elements) or ""

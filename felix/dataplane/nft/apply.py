@@ -28,6 +28,7 @@ from felix.dataplane.nft.elements import (
     request_elements,
 )
 from felix.dataplane.nft.extras import is_hooked
+from felix.dataplane.nft.objects import pack_counters
 from felix.dataplane.nft.render import render_deleted, render_table
 from felix.dataplane.nft.stack import CLOSED
 from felix.dataplane.nft.types import (
@@ -39,6 +40,7 @@ from felix.dataplane.nft.types import (
     FillPlan,
     Lines,
     NftPort,
+    ObjectName,
     RefusedChange,
     SetChange,
     StructurePlan,
@@ -131,6 +133,14 @@ class Kernel:
             return [RefusedChange(change, _reason(frame)) for change in changes]
         return refused
 
+    def set_counters(self, made: Sequence[str], removed: Sequence[str]) -> str:
+        """See NftPort.set_counters."""
+        try:
+            answers = self._socket.transact(pack_counters(made, removed))
+        except OSError as error:
+            return str(error)
+        return next((_reason(answer) for answer in answers if answer), "")
+
     def dump(self, set_: str, shape: ElementShape) -> dict[bytes, str]:
         """See NftPort.dump."""
         return parse_elements(shape, self._socket.dump(request_elements(set_)))
@@ -215,6 +225,8 @@ def apply_fill(port: NftPort, plan: FillPlan) -> ApplyResult:
         result.objects += [name for name, _ in some]
         result.chains += [name for name, _ in chains]
         chains, existing, rebuilds = (), (), False
+    if not _set_counters(port, plan.counters, (), result):
+        return result
     _write_elements(port, plan.changes, result)
     return result
 
@@ -245,13 +257,34 @@ def apply_structure(port: NftPort, plan: StructurePlan) -> ApplyResult:
 def apply_cleanup(port: NftPort, plan: CleanupPlan) -> ApplyResult:
     """Chains and objects that nothing refers to are gone, or none of them and `error` says why."""
     result = ApplyResult()
-    if plan:
-        refusal = port.run(render_deleted(plan.chains, plan.objects))
+    counters = tuple(name.name for name in plan.objects if name.kind == "counter")
+    others = tuple(name for name in plan.objects if name.kind != "counter")
+    if plan.chains or others:
+        refusal = port.run(render_deleted(plan.chains, others))
         if refusal:
             result.error, result.needs_read = f"removing unused chains and sets: {refusal}", True
-        else:
-            result.chains, result.objects = list(plan.chains), list(plan.objects)
+            return result
+        result.chains, result.objects = list(plan.chains), list(others)
+    _set_counters(port, (), counters, result)
     return result
+
+
+def _set_counters(port: NftPort, made: Sequence[str], removed: Sequence[str], result: ApplyResult) -> bool:
+    """Makes or removes counters in transactions of bounded size; returns False, with `error`, if one was refused."""
+    both = [(name, True) for name in made] + [(name, False) for name in removed]
+    for start in range(0, len(both), _TRANSACTION_OBJECTS):
+        some = both[start : start + _TRANSACTION_OBJECTS]
+        try:
+            refusal = port.set_counters(
+                [name for name, is_new in some if is_new], [name for name, new in some if not new]
+            )
+        except PeerError as error:
+            refusal = str(error)
+        if refusal:
+            result.error, result.needs_read = f"counters of policies: {refusal}", True
+            return False
+        result.objects += [ObjectName("counter", name) for name, _ in some]
+    return True
 
 
 def apply_teardown(port: NftPort) -> str:

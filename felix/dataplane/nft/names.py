@@ -28,6 +28,11 @@ def policy_chain(direction: str, key: ResourceKey) -> str:
     return f"{kind}-{_SHORT[direction]}-{_plain(where + key.name)}-{_digest(key.kind, key.namespace, key.name)}"
 
 
+def key_digest(key: ResourceKey) -> str:
+    """Returns what the names of all things of one policy or profile end in."""
+    return _digest(key.kind, key.namespace, key.name)
+
+
 def stack_chain(direction: str, stack: Stack) -> str:
     """Returns the name of the chain that endpoints with this stack are dispatched to."""
     return f"endpoint-{_SHORT[direction]}-{_stack_digest(stack)}"

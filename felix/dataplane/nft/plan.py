@@ -23,6 +23,7 @@ from felix.dataplane.nft.base import (
     base_objects,
 )
 from felix.dataplane.nft.chains import ChainBook
+from felix.dataplane.nft.counters import Counted, CounterBook
 from felix.dataplane.nft.elements import name_key
 from felix.dataplane.nft.extras import Extras, is_extra
 from felix.dataplane.nft.members import MemberBook
@@ -58,6 +59,7 @@ class NftPlan:
         self._objects: DeltaTracker[ObjectName, Lines] = DeltaTracker()
         self._members = MemberBook()
         self._addresses = AddressSets(self._objects, self._members)
+        self._counters = CounterBook(config, self._objects)
         self._ports = PortSets(self._objects, self._members)
         self._extras = Extras(config, self._objects, self._members)
         self._endpoints: dict[ResourceKey, LocalEndpoint] = {}
@@ -89,6 +91,7 @@ class NftPlan:
         for key, policy in delta.policies.items():
             self._addresses.set_references(key, policy)
             self._chains.set_policy(key, policy)
+            self._counters.set_policy(key, policy)
         for set_id, members in delta.members.items():
             self._addresses.change(set_id, members.added, members.removed)
         for set_id, ports in delta.port_members.items():
@@ -162,13 +165,16 @@ class NftPlan:
     def plan_fill(self) -> FillPlan:
         """Returns the first step: missing or wrong base chains and declarations, and elements of address sets."""
         base = base_objects()
-        objects = sorted(self._objects.pending_updates(), key=lambda item: item[0] not in base)
+        pending = list(self._objects.pending_updates())
+        counters = tuple(name.name for name, _ in pending if self._counters.is_counter(name))
+        others = [(name, lines) for name, lines in pending if not self._counters.is_counter(name)]
+        objects = sorted(others, key=lambda item: item[0] not in base)
         tracker = self._chains.tracker
         chains = tuple((name, lines) for name, lines in tracker.pending_updates() if self._chains.is_base(name))
         existing = tuple(name for name, _ in chains if name in tracker.believed)
         address_sets = [name for name in self._members.unsettled_sets() if name not in DISPATCH_SHAPES]
         changes = tuple(self._members.pending(address_sets))
-        return FillPlan(tuple(objects), chains, existing, self._rebuilds, changes)
+        return FillPlan(tuple(objects), chains, existing, self._rebuilds, changes, counters)
 
     def plan_structure(self) -> StructurePlan:
         """Returns the second step, for when the first has been absorbed."""
@@ -212,6 +218,10 @@ class NftPlan:
         for name, lines in plan.objects:
             if name in result.objects:
                 self._objects.note_present(name, lines)
+        made = set(result.objects) if plan.counters else set()
+        for counter in plan.counters:
+            if (named := ObjectName("counter", counter)) in made:
+                self._objects.note_present(named, ())
         self._absorb_elements(result)
 
     def absorb_structure(self, plan: StructurePlan, result: ApplyResult) -> None:
@@ -296,6 +306,11 @@ class NftPlan:
     def sets_count(self) -> int:
         """How many sets and maps the table has, as far as is known."""
         return sum(kind != "counter" for kind, _ in self._objects.believed)
+
+    @property
+    def counted_by_name(self) -> Mapping[str, Counted]:
+        """What the counters of policies count, by their name; a live view."""
+        return self._counters.counted_by_name
 
     def is_unclaimed(self, interface: str) -> bool:
         """Whether it is an interface for workloads, and no endpoint is led to by it."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from felix.calc.desired import Action, CompiledPolicy, CompiledRule, Stack
+from felix.dataplane.nft.counters import count_statements
 from felix.dataplane.nft.match import render_matches
 from felix.dataplane.nft.names import EGRESS, INGRESS, comment, policy_chain, segment_chain, stack_chain
 from felix.dataplane.nft.statements import deny_statement, log_statement
@@ -141,7 +142,9 @@ def _render_rules(
     config: NftConfig, direction: str, key: ResourceKey, policy: CompiledPolicy, pass_statement: str
 ) -> Lines:
     lines: list[str] = []
-    for number, rule in enumerate(rules_of(policy, direction)):
+    rules = rules_of(policy, direction)
+    for number, counters in enumerate(count_statements(config, direction, key, rules)):
+        rule = rules[number]
         match rule.action:
             case Action.ALLOW:
                 statement = "accept"
@@ -154,5 +157,6 @@ def _render_rules(
             case _:
                 assert_never(rule.action)
         note = comment(f"{key} {number}; {rule.note}" if rule.note else f"{key} {number}")
-        lines += [f"{match} {statement} comment {note}".lstrip() for match in render_matches(rule)]
+        counting = "".join(f'counter name "{name}" ' for name in counters)
+        lines += [f"{match} {counting}{statement} comment {note}".lstrip() for match in render_matches(rule)]
     return tuple(lines)

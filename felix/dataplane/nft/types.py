@@ -73,6 +73,8 @@ class NftConfig:
     log_prefix: FELIX_LOGPREFIX with ": " behind it, as written by the Log action; at most 120 plain characters.
         It may have %t, %k, %n, %p: the tier, kind, name, and namespace with name of the policy.
     log_rate: FELIX_LOGACTIONRATELIMIT with its burst; None: no limit. deny: FELIX_NFTABLESFILTERDENYACTION.
+    counts_policies: whether what policies decide is counted. counted_rules: how many rules of each policy and
+        direction, from the first on, have a counter of their own.
     allows_vxlan, allows_ipip: whether workloads may send packets in packets; vxlan_port: FELIX_VXLANPORT.
     nat: how addresses are translated.
     """
@@ -83,6 +85,8 @@ class NftConfig:
     log_prefix: str = "calico-packet: "
     log_rate: LogRate | None = None
     deny: DenyAction = DenyAction.DROP
+    counts_policies: bool = True
+    counted_rules: int = 0
     allows_vxlan: bool = False
     allows_ipip: bool = False
     vxlan_port: int = 4789
@@ -184,7 +188,7 @@ class FillPlan:
 
     objects: declarations, those that base chains need first. chains: base chains and what they go to.
     existing: chains of those that are replaced. rebuilds: the old table goes in the same transaction.
-    changes: elements of address sets.
+    counters: of policies, to be made. changes: elements of address sets.
     """
 
     objects: tuple[tuple[ObjectName, Lines], ...] = ()
@@ -192,9 +196,10 @@ class FillPlan:
     existing: tuple[str, ...] = ()
     rebuilds: bool = False
     changes: tuple[SetChange, ...] = ()
+    counters: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.objects or self.chains or self.rebuilds or self.changes)
+        return bool(self.objects or self.chains or self.rebuilds or self.changes or self.counters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +275,12 @@ class NftPort(Protocol):
 
     def change(self, changes: Sequence[SetChange]) -> list[RefusedChange]:
         """All of `changes` took effect (then the answer is empty) or nothing (then: parts that were refused).
+
+        Raises PeerError when the outcome is unknown.
+        """
+
+    def set_counters(self, made: Sequence[str], removed: Sequence[str]) -> str:
+        """All of these counters are made or gone (then the answer is empty) or none (then it says why).
 
         Raises PeerError when the outcome is unknown.
         """

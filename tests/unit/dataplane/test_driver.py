@@ -139,7 +139,7 @@ async def test_step_that_fails_is_made_up_for(rig: Rig, world: FakeWorld, step: 
 
 
 async def test_refused_chain_closes_its_endpoint_alone_and_is_told_once(rig: Rig, world: FakeWorld) -> None:
-    world.nft.is_refused = lambda line: "l4proto" in line
+    world.nft.is_refused = lambda line: "meta l4proto 6 " in line
     await rig.driver.start()
     rig.want(B)
     delta = guarded("a", "calia", "10.1.0.1")

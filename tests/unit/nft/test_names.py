@@ -31,9 +31,9 @@ def test_text_of_any_policy_holds_nothing_but_its_own_rules(name: str, namespace
     stack = Stack((StackTier(tier, (key, key._replace(name=name + "x")), Action.DENY),), ())
     rendered = render_stack(NftConfig(), INGRESS, stack, {key: policy})
     text = render_table((), [*rendered.chains.items(), ("p", render_policy(NftConfig(), INGRESS, key, policy))])
-    assert re.fullmatch(r'[A-Za-z0-9_.:/() {}",;\n\t-]*', text)
+    assert re.fullmatch(r'[A-Za-z0-9_.:/()= {}",;\n\t-]*', text)
     for line in text.split("\n"):
-        assert line.count('"') in (0, 2, 4)
+        assert line.count('"') in (0, 2, 4, 6)
         for quoted in re.findall(r'"([^"]*)"', line):
             assert len(quoted.encode()) < 128
 

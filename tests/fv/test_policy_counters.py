@@ -1,0 +1,55 @@
+"""What policies decided is counted in the kernel, and told by metrics and on the command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from felix.__main__ import main
+from tests.support.e2e import metric
+from tests.support.fv import Fleet
+
+pytestmark = pytest.mark.fv
+
+_POLICY = """
+{{kind: GlobalNetworkPolicy, name: default.counted, spec: {{selector: role == 'server', types: [Ingress],
+ ingress: [{{action: Deny, protocol: TCP, destination: {{ports: [{port}]}}}}, {{action: Allow}}]}}}}"""
+
+
+def count(fleet: Fleet, action: str, policy: str = "default.counted") -> float:
+    return metric(fleet.h1, "felix_policy_packets", policy=policy, action=action)
+
+
+def test_counters_of_a_policy_stay_when_its_rules_change_and_go_with_it(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FELIX_RUNDIR", str(fleet.h1.rundir))
+    with fleet.stored(_POLICY.format(port=81)):
+        assert count(fleet, "Allow") == count(fleet, "Deny") == 0
+        fleet.check(("udp 53 to near",), ("4 tcp 81 to near",))
+        allowed, denied = count(fleet, "Allow"), count(fleet, "Deny")
+        assert allowed == 2  # one of each family
+        assert denied >= 1  # and as often as it was sent again
+        fleet.wait_applied(fleet.put("GlobalNetworkPolicy", "default.counted", _changed()))
+        assert (count(fleet, "Allow"), count(fleet, "Deny")) >= (allowed, denied)
+        fleet.check(("4 tcp 80 to near",), ())
+        assert count(fleet, "Allow") == allowed + 1
+        assert main(["policy", "counters", "default.counted"]) == 0
+        rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert [row[:6] for row in rows[1:]] == [
+            ["GlobalNetworkPolicy(default.counted)", "default", "ingress", "all", "Allow", f"{allowed + 1:.0f}"],
+            [
+                "GlobalNetworkPolicy(default.counted)",
+                "default",
+                "ingress",
+                "all",
+                "Deny",
+                f"{count(fleet, 'Deny'):.0f}",
+            ],
+        ]
+    fleet.wait_applied(fleet.put("Profile", "bystander", {}))
+    assert 'policy="default.counted"' not in fleet.h1.metrics()
+
+
+def _changed() -> dict[str, object]:
+    rules = [{"action": "Deny", "protocol": "TCP", "destination": {"ports": [82]}}, {"action": "Allow"}]
+    return {"selector": "role == 'server'", "types": ["Ingress"], "ingress": rules}
