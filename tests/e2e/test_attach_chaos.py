@@ -153,7 +153,7 @@ def test_containers_under_fire_have_their_addresses_alone_and_leave_nothing(flee
         list(pool.map(Container.stop, fleet.kept))
     wait_until(lambda: not fleet.find_left(), 10.0, "nothing to be left", 0.2)
     for host in fleet.lab.hosts:
-        assert "Traceback" not in host.agent_log.read_text()
+        assert not host.agent_log.read_text().partition("Traceback")[2][:3000]
 
 
 def _check_talking(containers: list[Container]) -> None:

@@ -23,7 +23,7 @@ from tests.support.cni import Runtime
 from tests.support.relay import Relay
 
 _GIVE_UP_S = 60.0  # a runtime asks for DEL until it succeeds; longer than all troubles together
-_TROUBLES = 25
+_TROUBLES = 20
 _CONF = {"ipam": {"type": "felix-ipam", "assign_ipv4": True, "assign_ipv6": True}, "agent_timeout": 4}
 
 
