@@ -140,6 +140,47 @@ class Stack(NamedTuple):
     profiles: tuple[ResourceKey, ...]
 
 
+class PacketRate(NamedTuple):
+    """Packets per second, and how many may come at once."""
+
+    per_s: int
+    burst: int
+
+
+class Bandwidth(NamedTuple):
+    """Bits per second; bytes that may pass at once. peak_bits: at which rate those may, 0: any; then `least_bytes` may
+    pass even faster.
+    """
+
+    rate_bits: int
+    burst_bytes: int
+    peak_bits: int = 0
+    least_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much an endpoint may do; None and 0 are no limit. in: towards it, out: away from it.
+
+    connections: open at once. dscp: what its packets that leave the pools are marked with.
+    """
+
+    packets_in: PacketRate | None = None
+    packets_out: PacketRate | None = None
+    connections_in: int = 0
+    connections_out: int = 0
+    bandwidth_in: Bandwidth | None = None
+    bandwidth_out: Bandwidth | None = None
+    dscp: int | None = None
+
+
+class FloatingAddress(NamedTuple):
+    """An external address that stands for one of an endpoint's own, of the same family."""
+
+    external: Net
+    internal: Net
+
+
 @dataclass(frozen=True, slots=True)
 class LocalEndpoint:
     """A workload endpoint of this host that is to be connected.
@@ -147,7 +188,7 @@ class LocalEndpoint:
     interface: name of the host end, 1-15 characters, claimed by this endpoint alone.
     addresses: single addresses (/32, /128) that are this endpoint's alone, in the order of its record; may be empty.
     mac: lower-case, colon separated, or None: then no permanent neighbour is written.
-    revision: etcd mod revision of the record.
+    revision: etcd mod revision of the record. floating: external addresses that are this endpoint's alone.
     """
 
     key: ResourceKey
@@ -157,6 +198,8 @@ class LocalEndpoint:
     ingress: Stack
     egress: Stack
     revision: int
+    floating: tuple[FloatingAddress, ...] = ()
+    limits: Limits | None = None
 
 
 @dataclass(slots=True)

@@ -8,13 +8,15 @@ from typing import NamedTuple
 
 from felix.calc.changes import ChangeLog
 from felix.calc.claims import Claims
-from felix.calc.desired import LocalEndpoint, Stack
+from felix.calc.desired import FloatingAddress, Limits, LocalEndpoint, Stack
 from felix.calc.matches import PolicyMatches
 from felix.errors import Problem
 from felix.model.keys import Key, ResourceKey, format_key
 from felix.model.net import Net
 
 WORKLOAD = "WorkloadEndpoint"
+_FLOATING = "WorkloadEndpoint/floating"
+"""Stands for the kind where an endpoint claims an external address: whoever has an address itself goes first."""
 
 
 class EndpointSpec(NamedTuple):
@@ -32,6 +34,8 @@ class EndpointSpec(NamedTuple):
     profiles: tuple[str, ...]
     revision: int
     problems: tuple[Problem, ...] = ()
+    floating: tuple[FloatingAddress, ...] = ()
+    limits: Limits | None = None
 
 
 class LocalEndpoints:
@@ -65,8 +69,7 @@ class LocalEndpoints:
         A workload that could claim the address of another host, of the gateway or of the datastore would draw their
         traffic. The kind of `owner` sorts before that of endpoints, so it wins whatever came first.
         """
-        touched = self._addresses.set_claims(owner, addresses)
-        self._dirty.update((key, None) for key in touched if key.kind == WORKLOAD)
+        self._touch(self._addresses.set_claims(owner, addresses))
 
     def settle(self) -> None:
         """Results and matches follow everything that was set; costs what changed."""
@@ -78,8 +81,9 @@ class LocalEndpoints:
                 self._matches.drop_endpoint(key)
             # Addresses are claimed only through an interface that is owned; interfaces do not depend on addresses,
             # so one round finds everybody whose addresses changed hands.
-            touched = self._addresses.set_claims(key, spec.addresses if spec else ())
-            self._dirty.update((other, None) for other in touched if other.kind == WORKLOAD)
+            self._touch(self._addresses.set_claims(key, spec.addresses if spec else ()))
+            external = [one.external for one in spec.floating] if spec else ()
+            self._touch(self._addresses.set_claims(key._replace(kind=_FLOATING), external))
         self._dirty.update(self._matches.pop_touched())
         dirty, self._dirty = self._dirty, {}
         for key in dirty:
@@ -100,6 +104,16 @@ class LocalEndpoints:
 
     def __len__(self) -> int:
         return len(self._spec_by_key)
+
+    def _touch(self, owners: Iterable[ResourceKey]) -> None:
+        """These won or lost an address."""
+        for key in owners:
+            if key.kind in (WORKLOAD, _FLOATING):
+                self._dirty[key._replace(kind=WORKLOAD)] = None
+
+    def _is_floating(self, key: ResourceKey, one: FloatingAddress) -> bool:
+        owner = self._addresses.find_winner(one.external)
+        return owner == key._replace(kind=_FLOATING) and self._addresses.find_winner(one.internal) == key
 
     def _find_owner_spec(self, key: ResourceKey) -> EndpointSpec | None:
         """Returns what `key` asks for if it owns the interface that it names."""
@@ -129,6 +143,8 @@ class LocalEndpoints:
             ingress=Stack(tiers.ingress, profiles),
             egress=Stack(tiers.egress, profiles),
             revision=spec.revision,
+            floating=tuple(one for one in spec.floating if self._is_floating(key, one)),
+            limits=spec.limits,
         )
 
     def _find_lost_claims(self, key: ResourceKey, spec: EndpointSpec) -> Iterable[Problem]:
@@ -141,6 +157,10 @@ class LocalEndpoints:
             owner = self._addresses.find_winner(net)
             if owner is not None and owner != key:
                 yield _make_claim_problem(key, "spec.ipNetworks", str(net), owner)
+        for one in spec.floating:
+            owner = self._addresses.find_winner(one.external)
+            if owner is not None and owner != key._replace(kind=_FLOATING):
+                yield _make_claim_problem(key, "spec.ipNATs", str(one.external), owner)
 
     def _count_uses(self, profiles: tuple[ResourceKey, ...], by: int) -> None:
         for profile in profiles:
@@ -157,6 +177,10 @@ def _find_interfaces(spec: EndpointSpec | None) -> tuple[str, ...]:
 
 
 def _make_claim_problem(key: ResourceKey, field: str, value: str, owner: ResourceKey) -> Problem:
+    if owner.kind == _FLOATING:
+        owner = owner._replace(kind=WORKLOAD)
+    if owner == key:
+        return Problem(format_key(key), field, value, "is an address of its own too; nothing leads there from outside")
     if owner.kind != WORKLOAD:
         return Problem(format_key(key), field, value, f"is an address of {owner}, which no workload may have")
     reason = f"belongs to {owner}, which names it too and has the lower key; remove it from one of them"

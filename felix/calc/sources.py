@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from felix.calc.desired import FloatingAddress
 from felix.calc.endpoints import EndpointSpec
+from felix.calc.limits import read_limits
 from felix.calc.matches import Placement
 from felix.calc.port_sets import NamedPort
 from felix.errors import Problem, shorten
@@ -81,7 +83,32 @@ def read_endpoint(key: ResourceKey, record: WorkloadEndpoint, read: NetsRead, re
         )
         mac = ""
     labels, profiles = endpoint_labels(record), record.spec.profiles
-    return EndpointSpec(interface, read.nets, mac or None, labels, profiles, revision, tuple(problems))
+    floating, found = _read_floating(key, record, read.nets)
+    limits, more = read_limits(key, record.spec.qos_controls)
+    problems += (*found, *more)
+    return EndpointSpec(
+        interface, read.nets, mac or None, labels, profiles, revision, tuple(problems), floating, limits
+    )
+
+
+def _read_floating(
+    key: ResourceKey, record: WorkloadEndpoint, own: tuple[Net, ...]
+) -> tuple[tuple[FloatingAddress, ...], list[Problem]]:
+    floating: dict[Net, FloatingAddress] = {}
+    problems = []
+    for index, nat in enumerate(record.spec.ip_nats):
+        try:
+            internal = parse_address(nat.internal_ip)
+            one = FloatingAddress(parse_address(nat.external_ip), internal)
+            if internal not in own:
+                raise ValueError(f"{nat.internal_ip} is no address of this endpoint")
+            if one.external.version != internal.version:
+                raise ValueError(f"{nat.external_ip} and {nat.internal_ip} are not of one family")
+            floating.setdefault(one.external, one)
+        except ValueError as error:
+            text = f"{nat.external_ip} to {nat.internal_ip}"
+            problems.append(Problem(format_key(key), f"spec.ipNATs[{index}]", shorten(text), str(error)))
+    return tuple(floating.values()), problems
 
 
 def read_node_addresses(record: Node) -> tuple[Net, ...]:

@@ -19,7 +19,10 @@ class EndpointCondition(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class EndpointReport:
-    """One endpoint after a cycle. is_enforced: the kernel leads its packets to its policy. reason: empty when up."""
+    """One endpoint after a cycle. is_enforced: the kernel leads its packets to its policy.
+
+    reason: why it is not up; of one that is up, which of its limits the kernel cannot keep, mostly empty.
+    """
 
     condition: EndpointCondition
     is_enforced: bool

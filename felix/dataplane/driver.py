@@ -27,6 +27,8 @@ from felix.dataplane.links.types import Link, LinkConfig, LinkEvent, LinkGone, N
 from felix.dataplane.netlink.read import read_program
 from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.types import ApplyResult, Culprit, NftConfig, SetChange
+from felix.dataplane.qdiscs.plan import QdiscPlan
+from felix.dataplane.qdiscs.types import QdiscEvent
 from felix.dataplane.routes.plan import RoutePlan
 from felix.dataplane.routes.types import RouteConfig, RouteEvent, RoutePlanned
 from felix.dataplane.serve import KernelNews, KernelPort
@@ -36,7 +38,7 @@ from felix.reconcile.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
-NFT, ROUTES, LINKS = "nft", "routes", "links"
+NFT, ROUTES, LINKS, QDISCS = "nft", "routes", "links", "qdiscs"
 _FAMILIES = (NFT, ROUTES, LINKS)
 _APPLY_INTERVAL_S = 0.005
 _APPLY_BURST = 20
@@ -94,10 +96,12 @@ class Driver:
         self._on_cycle = on_cycle
         self._on_foreign = on_foreign
         self._nft = NftPlan(config.nft)
+        self._has_floating = config.nft.nat.has_floating
         self._routes = RoutePlan(config.routes)
         self._links = LinkPlan(config.links)
         self._connections = ConnectionKeeper(kernel.flush, self._on_flushed)
-        self._board = EndpointBoard(self._nft, self._routes, self._links)
+        self._qdiscs = QdiscPlan()
+        self._board = EndpointBoard(self._nft, self._routes, self._links, self._qdiscs)
         self._nft_needs_read = True
         self._retries: RetryQueue[str] = RetryQueue(BackOff(first_s=0.2, most_s=30.0))
         self._refresh = RefreshIntervals()
@@ -107,6 +111,7 @@ class Driver:
         self._unapplied_since: float | None = None  # arrival of the oldest change that no good cycle has seen
         self._revision = 0
         self._restless_cycles = 0
+        self._shaper_ports: set[int] = set()  # who changed our shapers since the last cycle, and was named
         self._program_by_port: dict[int, str] = {}  # who changed our routes since the last cycle
         self.counts = DriverCounts()
         self.last_progress_at = monotonic_s()
@@ -144,9 +149,9 @@ class Driver:
 
         Raises EnvironmentFault, OSError, KernelRefused or PeerError when the kernel cannot be worked with.
         """
-        news = KernelNews(self._on_links, self._on_routes, self._on_lost, self._on_foreign_table)
+        news = KernelNews(self._on_links, self._on_routes, self._on_lost, self._on_foreign_table, self._on_qdiscs)
         port = await self._kernel.open(news)
-        self._routes.write_port = self._links.write_port = port
+        self._routes.write_port = self._links.write_port = self._qdiscs.write_port = port
         await self._read_host()
         self._nft_needs_read = False  # before the read: what is announced meanwhile asks for another one
         table = await self._kernel.read_table()
@@ -171,7 +176,11 @@ class Driver:
 
     def on_delta(self, delta: DesiredDelta, revision: int, arrived_at: float) -> None:
         """Desired state changed by `delta`, which arrived then (monotonic seconds) and ends at that revision."""
-        self._arrived.append((delta if self._links.config.has_ipv6 else _without_ipv6(delta), arrived_at))
+        if not self._links.config.has_ipv6:
+            delta = _without_ipv6(delta)
+        if not self._has_floating:
+            delta = _without_floating(delta)
+        self._arrived.append((delta, arrived_at))
         self._revision = max(self._revision, revision)
         self._wake.set()
 
@@ -256,15 +265,17 @@ class Driver:
             match event:
                 case Link(index, name, is_up):
                     self._routes.on_link(index, name, is_up)
+                    self._qdiscs.on_link(index, name)
                     is_news = True
                 case LinkGone(index):
                     self._routes.on_link_gone(index)
+                    self._qdiscs.on_link_gone(index)
                     is_news = True
                 case NeighbourEvent():
                     is_news |= event.port != self._links.write_port
                 case SettingEvent():
                     is_news |= not event.is_as_wanted
-        is_settled = self._links.is_settled and self._routes.is_settled
+        is_settled = self._links.is_settled and self._routes.is_settled and self._qdiscs.is_settled
         if self._board.has_link_news() or (is_news and not is_settled):
             self._wake.set()
 
@@ -274,6 +285,16 @@ class Driver:
                 self._wake.set()
         for port in self._routes.pop_foreign_ports() - self._program_by_port.keys():
             self._program_by_port[port] = read_program(port)  # now: it may end any moment
+
+    def _on_qdiscs(self, events: Sequence[QdiscEvent]) -> None:
+        for event in events:
+            if self._qdiscs.on_event(event):
+                self._wake.set()
+                if event.port and event.port not in self._shaper_ports:
+                    self._shaper_ports.add(event.port)
+                    program = read_program(event.port)
+                    log.warning("a shaper of ours was changed by %s", program or "a program that has ended")
+                    self._on_foreign(QDISCS, program)
 
     def _on_lost(self) -> None:
         self._note_lost(ROUTES)
@@ -316,7 +337,9 @@ class Driver:
             await self._connections.flush_inherited()
             # Both are for one thread, which takes them in this order without waiting for this loop in between.
             await asyncio.gather(
-                self._attempt((LINKS,), cycle, self._apply_links), self._attempt((ROUTES,), cycle, self._add_routes)
+                self._attempt((LINKS,), cycle, self._apply_links),
+                self._attempt((QDISCS, LINKS), cycle, self._apply_qdiscs),
+                self._attempt((ROUTES,), cycle, self._add_routes),
             )
             await self._attempt((NFT,), cycle, self._clean_nft)
         if not cycle.failures:  # or what ends the traffic may be missing, and entries would come again
@@ -352,6 +375,7 @@ class Driver:
             }
             self._routes.on_delta(served, delta.blocks)
             self._links.on_delta(served)
+            self._qdiscs.on_delta(served)
             self._connections.on_delta(served)
             self._board.on_delta(delta.endpoints, arrived_at)
 
@@ -416,10 +440,12 @@ class Driver:
         """Interfaces, neighbours and routes are as read; what is announced meanwhile is told on top."""
         self._links.start_read()
         self._routes.start_read()
+        self._qdiscs.start_read()
         found = await self._kernel.read_host()
         self._links.replace_believed(found.links, found.neighbours)
         self._routes.replace_links((link.index, link.name, link.is_up) for link in found.links)
         self._routes.replace_believed(found.routes)
+        self._qdiscs.replace_believed(((link.index, link.name) for link in found.links), found.qdiscs)
         self._note_read(LINKS)
         self._note_read(ROUTES)
 
@@ -475,6 +501,14 @@ class Driver:
             self._routes.absorb(planned, result)
             cycle.note_writes(ROUTES, sum(answer is None for answer in result.answers))
 
+    async def _apply_qdiscs(self, cycle: Cycle) -> None:
+        self._shaper_ports.clear()
+        planned = self._qdiscs.plan(may_delete=True)
+        if planned:
+            result = await self._kernel.apply_qdiscs(planned)
+            self._qdiscs.absorb(planned, result)
+            cycle.note_writes(QDISCS, sum(answer is None for answer in (*result.shapers, *result.stale)))
+
     async def _apply_links(self, cycle: Cycle) -> None:
         planned = self._links.plan(may_delete=True)
         if planned:
@@ -489,11 +523,24 @@ class Driver:
 def _without_ipv6(delta: DesiredDelta) -> DesiredDelta:
     """Returns the delta without IPv6 addresses: what is nobody's source and has no route is dropped."""
     endpoints = {
-        key: endpoint and replace(endpoint, addresses=tuple(net for net in endpoint.addresses if net.version == 4))
+        key: endpoint
+        and replace(
+            endpoint,
+            addresses=tuple(net for net in endpoint.addresses if net.version == 4),
+            floating=tuple(one for one in endpoint.floating if one.external.version == 4),
+        )
         for key, endpoint in delta.endpoints.items()
     }
     blocks = {block: wanted for block, wanted in delta.blocks.items() if block.version == 4}
     return replace(delta, endpoints=endpoints, blocks=blocks)
+
+
+def _without_floating(delta: DesiredDelta) -> DesiredDelta:
+    """Returns the delta without external addresses: nothing leads to them, and there is no route for them."""
+    if not any(endpoint is not None and endpoint.floating for endpoint in delta.endpoints.values()):
+        return delta
+    endpoints = {key: endpoint and replace(endpoint, floating=()) for key, endpoint in delta.endpoints.items()}
+    return replace(delta, endpoints=endpoints)
 
 
 def _count_elements(changes: list[SetChange]) -> int:

@@ -12,6 +12,7 @@ from felix.dataplane.cycle import Cycle, EndpointCondition, EndpointReport
 from felix.dataplane.links.plan import LinkPlan
 from felix.dataplane.links.types import LinkState
 from felix.dataplane.nft.plan import NftPlan
+from felix.dataplane.qdiscs.plan import QdiscPlan
 from felix.dataplane.routes.plan import RoutePlan
 from felix.errors import Problem
 from felix.model.keys import ResourceKey
@@ -20,8 +21,9 @@ from felix.model.keys import ResourceKey
 class EndpointBoard:
     """The report of every wanted endpoint, and since when an endpoint waits to be enforced."""
 
-    def __init__(self, nft: NftPlan, routes: RoutePlan, links: LinkPlan) -> None:
+    def __init__(self, nft: NftPlan, routes: RoutePlan, links: LinkPlan, qdiscs: QdiscPlan) -> None:
         self._nft = nft
+        self._qdiscs = qdiscs
         self._routes = routes
         self._links = links
         self._endpoint_by_key: dict[ResourceKey, LocalEndpoint] = {}
@@ -90,6 +92,8 @@ class EndpointBoard:
             arrived_at = self._arrived_at_by_key.pop(key, None)
             if arrived_at is not None:
                 cycle.latencies_s.append(now - arrived_at)
+            if report.reason:
+                self._dirty[key] = None  # the kernel may be able to, next time
         elif report.condition is EndpointCondition.DOWN:
             self._arrived_at_by_key.pop(key, None)  # it waits for its interface, not for us
         else:
@@ -113,7 +117,14 @@ class EndpointBoard:
         missing = [net.address for net in endpoint.addresses if not self._routes.is_routed(net)]
         if missing:
             return EndpointReport(EndpointCondition.ERROR, True, f"no route for {', '.join(missing)}")
-        return EndpointReport(EndpointCondition.UP, True)
+        return EndpointReport(EndpointCondition.UP, True, self._find_shortfall(endpoint))
+
+    def _find_shortfall(self, endpoint: LocalEndpoint) -> str:
+        """Returns which of the endpoint's limits the kernel cannot keep: it is connected all the same."""
+        if endpoint.limits is None:
+            return ""
+        found = (self._nft.find_shortfall(endpoint), self._qdiscs.find_shortfall(endpoint.interface))
+        return "; ".join(filter(None, found))
 
     def _is_refused(self, key: ResourceKey, endpoint: LocalEndpoint) -> bool:
         return key in self._nft.problems or any(
@@ -127,4 +138,7 @@ class EndpointBoard:
             reason = f"the kernel refuses its chain {chain}, which now denies everything; closed: {names}"
             for key in [policy] if policy is not None else endpoints:
                 problems[key] = Problem(str(key), "", "", reason)
+        for chain, reason in self._nft.shortfalls.items():
+            key = ResourceKey("Chain", "", chain)
+            problems[key] = Problem(f"chain {chain}", "", "", f"the kernel refuses it, it has no effect: {reason}")
         return problems

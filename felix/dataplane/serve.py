@@ -29,6 +29,10 @@ from felix.dataplane.nft.elements import parse_counters, request_counters
 from felix.dataplane.nft.read import read_table
 from felix.dataplane.nft.types import ApplyResult, CleanupPlan, Count, Culprit, FillPlan, KernelTable, StructurePlan
 from felix.dataplane.nft.watch import NftWatch
+from felix.dataplane.qdiscs.apply import apply_qdiscs
+from felix.dataplane.qdiscs.read import parse_qdisc_events, read_qdiscs
+from felix.dataplane.qdiscs.types import QdiscEvent, QdiscFound, QdiscPlanned, QdiscResult
+from felix.dataplane.qdiscs.watch import GROUPS as QDISC_GROUPS
 from felix.dataplane.routes.apply import apply_routes
 from felix.dataplane.routes.read import parse_route_events, read_routes
 from felix.dataplane.routes.types import (
@@ -50,7 +54,7 @@ from felix.model.net import Net
 class KernelNews:
     """Who is told what, on the loop's thread; all must be quick.
 
-    on_links, on_routes: what one datagram announced, in order. on_lost: events of links and routes were dropped.
+    on_links, on_routes, on_qdiscs: what one datagram announced, in order. on_lost: events of them were dropped.
     on_foreign_table: somebody else changed our table.
     """
 
@@ -58,6 +62,7 @@ class KernelNews:
     on_routes: Callable[[Sequence[RouteEvent]], None]
     on_lost: Callable[[], None]
     on_foreign_table: Callable[[Culprit], None]
+    on_qdiscs: Callable[[Sequence[QdiscEvent]], None]
 
 
 class HostState(NamedTuple):
@@ -66,6 +71,7 @@ class HostState(NamedTuple):
     links: Sequence[Link]
     neighbours: Sequence[tuple[NeighbourKey, NeighbourValue]]
     routes: Sequence[tuple[RouteKey, RouteValue]]
+    qdiscs: Sequence[QdiscFound] = ()
 
 
 class KernelPort(Protocol):
@@ -102,6 +108,9 @@ class KernelPort(Protocol):
     async def apply_links(self, planned: LinkPlanned) -> LinkResult:
         """See `links.apply.apply_links`."""
 
+    async def apply_qdiscs(self, planned: QdiscPlanned) -> QdiscResult:
+        """See `qdiscs.apply.apply_qdiscs`."""
+
     async def flush(self, planned: ConntrackPlanned) -> ConntrackResult:
         """See `conntrack.apply.apply_conntrack`; raises nothing."""
 
@@ -127,7 +136,9 @@ class HostKernel:
     async def open(self, news: KernelNews) -> int:
         """See KernelPort.open. Raises EnvironmentFault when the kernel cannot be worked with."""
         self._news = news
-        self._watch = NetlinkWatch(NETLINK_ROUTE, (*LINK_GROUPS, *ROUTE_GROUPS), self._on_datagram, news.on_lost)
+        self._watch = NetlinkWatch(
+            NETLINK_ROUTE, (*LINK_GROUPS, *ROUTE_GROUPS, *QDISC_GROUPS), self._on_datagram, news.on_lost
+        )
         self._nft_watch = NftWatch(news.on_foreign_table)
         try:
             self._watch.open()
@@ -157,6 +168,7 @@ class HostKernel:
                 read_links(socket),
                 read_neighbours(socket, self._link_config),
                 read_routes(socket, self._route_config),
+                read_qdiscs(socket),
             )
         )
 
@@ -189,6 +201,10 @@ class HostKernel:
         """See KernelPort.apply_links."""
         return await self._netlink.call(apply_links, self._link_config, planned)
 
+    async def apply_qdiscs(self, planned: QdiscPlanned) -> QdiscResult:
+        """See KernelPort.apply_qdiscs."""
+        return await self._netlink.call(apply_qdiscs, planned)
+
     async def flush(self, planned: ConntrackPlanned) -> ConntrackResult:
         """See KernelPort.flush."""
         try:
@@ -202,3 +218,5 @@ class HostKernel:
             self._news.on_links(links)
         if is_route_datagram(datagram) and (routes := list(parse_route_events(datagram, self._route_config))):
             self._news.on_routes(routes)
+        if qdiscs := list(parse_qdisc_events(datagram)):
+            self._news.on_qdiscs(qdiscs)

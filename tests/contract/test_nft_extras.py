@@ -7,7 +7,18 @@ from dataclasses import replace
 
 import pytest
 
-from felix.calc.desired import HOSTS, MASQUERADED, POOLS, DesiredDelta, MemberDelta, Stack
+from felix.calc.desired import (
+    HOSTS,
+    MASQUERADED,
+    POOLS,
+    Bandwidth,
+    DesiredDelta,
+    FloatingAddress,
+    Limits,
+    MemberDelta,
+    PacketRate,
+    Stack,
+)
 from felix.dataplane.nft.apply import NftWorker, apply_teardown
 from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.read import read_table
@@ -102,6 +113,74 @@ def test_pools_come_change_and_go_leaving_nothing(run: Run, nat: NatConfig) -> N
     run(body)
 
 
+EVERY_LIMIT = Limits(
+    packets_in=PacketRate(100, 5),
+    packets_out=PacketRate(10_000, 10_000),
+    connections_in=5,
+    connections_out=4_294_967_295,
+    bandwidth_in=Bandwidth(10**9, 10**6),
+    bandwidth_out=Bandwidth(8 * 1024 * 1024, 65536),
+    dscp=46,
+)
+FLOATING = tuple(
+    FloatingAddress(parse_net(external), parse_net(internal))
+    for external, internal in (
+        ("192.0.2.7", "10.1.0.1"),
+        ("192.0.2.6", "10.1.0.1"),
+        ("2001:db8::7", "fd02::1"),
+    )
+)
+CHANGES = [
+    replace(Limits(), packets_out=PacketRate(1, 1)),
+    replace(Limits(), connections_in=1),
+    replace(Limits(), connections_out=1),
+    replace(Limits(), packets_in=PacketRate(1, 1)),
+    replace(EVERY_LIMIT, connections_in=6),
+    replace(Limits(), bandwidth_out=Bandwidth(8000, 10)),
+    None,
+]
+
+
+def test_limits_and_external_addresses_come_change_and_go_leaving_nothing(run: Run) -> None:
+    def body(port: NftPort) -> None:
+        before = _without_extras(port)
+        plan = _started(NftConfig(nat=NatConfig(has_floating=True)), port)
+        bare = endpoint(1, _EMPTY, _EMPTY)
+        full = replace(bare, limits=EVERY_LIMIT, floating=FLOATING)
+        other = replace(endpoint(2, _EMPTY, _EMPTY), limits=EVERY_LIMIT)
+        for limits in CHANGES:
+            plan.on_delta(DesiredDelta(endpoints={full.key: full, other.key: other}))
+            _drive(port, plan)
+            table = read_table(port)
+            assert table.elements["floating-in4"].keys() == {b"\xc0\0\2\6", b"\xc0\0\2\7"}
+            assert table.elements["floating-out4"] == {parse_net("10.1.0.1").packed: "c0000206"}
+            changed = replace(bare, limits=limits, floating=FLOATING[:1])
+            plan.on_delta(DesiredDelta(endpoints={full.key: changed, other.key: replace(other, limits=limits)}))
+            _drive(port, plan)
+            assert read_table(port).elements["floating-out4"] == {parse_net("10.1.0.1").packed: "c0000207"}
+        plan.on_delta(DesiredDelta(endpoints={full.key: None, other.key: None}))
+        _drive(port, plan)
+        assert read_table(port) == before
+
+    run(body)
+
+
+def test_limit_that_changes_writes_one_chain(run: Run) -> None:
+    def body(port: NftPort) -> None:
+        ends = [replace(endpoint(number, _EMPTY, _EMPTY), limits=EVERY_LIMIT) for number in range(5)]
+        plan = _started(NftConfig(), port, DesiredDelta(endpoints={one.key: one for one in ends}))
+        changed = replace(ends[0], limits=replace(EVERY_LIMIT, connections_out=7))
+        plan.on_delta(DesiredDelta(endpoints={changed.key: changed}))
+        assert not plan.plan_fill()
+        structure = plan.plan_structure()
+        assert [lines for _, lines in structure.extras] == [("ct count over 7 goto limit-refuse",)]
+        assert not structure.chains
+        assert not structure.dispatch
+        _drive(port, plan)
+
+    run(body)
+
+
 def test_restart_with_other_settings_writes_only_what_they_change(run: Run) -> None:
     def body(port: NftPort) -> None:
         delta = DesiredDelta(nets={POOLS: _nets("10.65.0.0/16"), MASQUERADED: _nets("10.65.0.0/16")})
@@ -142,3 +221,20 @@ def test_chain_that_the_kernel_does_not_take_is_left_out_named_and_tried_again()
     assert plan.is_settled
     assert not plan.shortfalls
     assert "nat-postrouting" in kernel.table.rules
+
+
+def test_limit_that_the_kernel_does_not_take_is_left_out_and_named_on_its_endpoints_alone() -> None:
+    kernel, plan = FakeNft(), NftPlan(NftConfig())
+    plan.replace_believed(KernelTable())
+    kernel.is_refused = lambda line: "ct count" in line
+    counted = replace(endpoint(1, _EMPTY, _EMPTY), limits=Limits(connections_in=5, packets_out=PacketRate(5, 5)))
+    rated = replace(endpoint(2, _EMPTY, _EMPTY), limits=Limits(packets_out=PacketRate(5, 5)))
+    plan.on_delta(DesiredDelta(endpoints={counted.key: counted, rated.key: rated}))
+    drive(kernel, plan)
+    assert plan.is_settled
+    assert plan.is_enforced(counted.key)
+    assert not plan.problems
+    assert "Operation not supported" in plan.find_shortfall(counted)
+    assert plan.find_shortfall(rated) == ""
+    plan.on_delta(DesiredDelta(endpoints={counted.key: None}))
+    assert not plan.shortfalls

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from felix.calc.desired import HOSTS, MASQUERADED, POOLS, DesiredDelta, MemberDelta
+from dataclasses import replace
+
+from felix.calc.desired import (
+    HOSTS,
+    MASQUERADED,
+    POOLS,
+    Bandwidth,
+    DesiredDelta,
+    FloatingAddress,
+    Limits,
+    MemberDelta,
+    PacketRate,
+    Stack,
+)
 from felix.dataplane.nft.extras import is_extra
 from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.types import KernelTable, NatConfig, NftConfig
 from felix.model.net import parse_address, parse_net
 from tests.conftest import CheckGolden
 from tests.model.fake_nft import FakeNft
-from tests.model.nft_worlds import drive
+from tests.model.nft_worlds import drive, endpoint
 
 
 def _nets(*texts: str) -> MemberDelta:
     return MemberDelta({parse_net(text) for text in texts})
 
 
+_EMPTY = Stack((), ())
 _POOLS = {
     POOLS: _nets("10.65.0.0/16", "10.66.0.0/16", "fd65::/64"),
     MASQUERADED: _nets("10.65.0.0/16", "fd65::/64"),
@@ -56,6 +70,29 @@ def test_outgoing_traffic_that_hides_behind_its_host_is_as_expected(check_golden
 def test_outgoing_traffic_with_every_setting_is_as_expected(check_golden: CheckGolden) -> None:
     nat = NatConfig(parse_address("203.0.113.9"), (1024, 2048), True, "eth+")
     check_golden("nft/outgoing_settings.nft", listing(NftConfig(nat=nat), DesiredDelta(nets=_POOLS)))
+
+
+def test_limits_of_two_endpoints_are_as_expected(check_golden: CheckGolden) -> None:
+    every = Limits(
+        PacketRate(100, 5), PacketRate(200, 50), 20, 30, Bandwidth(10**7, 10**6), Bandwidth(10**8, 65536), 46
+    )
+    ends = [
+        replace(endpoint(1, _EMPTY, _EMPTY), limits=every),
+        replace(endpoint(2, _EMPTY, _EMPTY), limits=Limits(connections_out=8)),
+        endpoint(3, _EMPTY, _EMPTY),
+    ]
+    check_golden("nft/limits.nft", listing(NftConfig(), DesiredDelta(endpoints={one.key: one for one in ends})))
+
+
+def test_external_addresses_are_as_expected(check_golden: CheckGolden) -> None:
+    floating = (
+        FloatingAddress(parse_net("192.0.2.7"), parse_net("10.1.0.1")),
+        FloatingAddress(parse_net("2001:db8::7"), parse_net("fd02::1")),
+    )
+    one = replace(endpoint(1, _EMPTY, _EMPTY), floating=floating)
+    config = NftConfig(nat=NatConfig(has_floating=True))
+    check_golden("nft/floating.nft", listing(config, DesiredDelta(nets=_POOLS, endpoints={one.key: one})))
+    assert listing(NftConfig(), DesiredDelta(endpoints={one.key: one})) == ""
 
 
 def test_pools_of_which_none_hides_need_nothing() -> None:

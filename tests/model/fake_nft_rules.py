@@ -111,8 +111,21 @@ class _Parser:
                 self._state()
             case "masquerade" | "snat" | "dnat":
                 self._translate()
+            case "limit":
+                self._limit()
+            case "reject":
+                self._tokens.clear()
+                self._verdict = "drop"
             case _:
                 self._fail()
+
+    def _limit(self) -> None:
+        """A rate that is never exceeded: this kernel has no clock."""
+        for token in ("rate", "over"):
+            self._expect(token)
+        while self._tokens[0] not in ("counter", "drop"):
+            self._take()
+        self._conditions.append(lambda passing, sets: False)
 
     def _translate(self) -> None:
         """What is translated goes on: verdicts are those about the packet as it came."""
@@ -314,6 +327,11 @@ class _Parser:
         self._conditions.append(holds)
 
     def _state(self) -> None:
+        if self._is_next("count"):  # nor does it remember connections
+            self._expect("over")
+            self._take()
+            self._conditions.append(lambda passing, sets: False)
+            return
         self._expect("state")
         if not self._is_next("vmap"):
             wanted = {int(self._take(), 16)}

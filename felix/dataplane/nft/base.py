@@ -32,6 +32,7 @@ COUNTERS = {
     "advertised": "router advertisements, redirects and answers of DHCP servers from workloads",
     "to-host": "from a workload to this host, closed by default",
     ENCAPSULATED_COUNTER: "VXLAN and IP-in-IP packets from workloads",
+    "limited": "over a limit of an endpoint",
     DENIED_COUNTER: "by the default of a tier, a missing policy, or because nothing allowed it",
 }
 """Counters of dropped packets, with what they count."""
@@ -70,30 +71,30 @@ def base_chains(config: NftConfig) -> dict[str, Lines]:
     return {
         **reject,
         "gate-source": (
-            f"iifname != @{CLAIMED} {_drop('unclaimed')}",
-            f"{_ADVERTISING} {_drop('advertised')}",
-            f"{_ANSWERING_DHCP} {_drop('advertised')}",
+            f"iifname != @{CLAIMED} {drop('unclaimed')}",
+            f"{_ADVERTISING} {drop('advertised')}",
+            f"{_ANSWERING_DHCP} {drop('advertised')}",
             f"iifname . ip saddr @{SOURCES4} accept",
             f"iifname . ip6 saddr @{SOURCES6} accept",
             f"{_ASKING_DHCP4} accept",
             f"{_ASKING_DHCP6} accept",
             f"ip6 saddr fe80::/10 {_DISCOVERY} accept",
             f"ip6 saddr :: {_DUPLICATE_DETECTION} accept",
-            _drop("spoofed"),
+            drop("spoofed"),
         ),
-        "gate-from": (f"iifname vmap @{FROM_WORKLOAD}", _drop("unclaimed")),
-        "gate-to": (f"oifname vmap @{TO_WORKLOAD}", _drop("unclaimed")),
+        "gate-from": (f"iifname vmap @{FROM_WORKLOAD}", drop("unclaimed")),
+        "gate-to": (f"oifname vmap @{TO_WORKLOAD}", drop("unclaimed")),
         "gate-to-host": (
             *ahead,
             f"iifname vmap @{FROM_WORKLOAD}",
-            _drop("unclaimed"),
+            drop("unclaimed"),
         ),
         "gate-host": (
             "ct state 0x2,0x4 accept",
             *ahead,
-            _drop("to-host") if config.to_host is ToHostAction.DROP else "accept",
+            drop("to-host") if config.to_host is ToHostAction.DROP else "accept",
         ),
-        "gate-from-host": (f"oifname @{CLAIMED} accept", _drop("unclaimed")),
+        "gate-from-host": (f"oifname @{CLAIMED} accept", drop("unclaimed")),
         "prerouting": (_hook("prerouting", -300), *(f"{rule} gate-source" for rule in from_workload)),
         "input": (_hook("input", 0), *_guarded("iifname", config, "gate-to-host")),
         "input-default": (_hook("input", 1), *(f"{rule} gate-host" for rule in from_workload)),
@@ -115,8 +116,9 @@ def _guarded(word: str, config: NftConfig, gate: str) -> Iterator[str]:
     """
     for prefix in config.interface_prefixes:
         yield f'{word} "{prefix}*" jump {gate}'
-        yield f'{word} "{prefix}*" {_drop(DENIED_COUNTER)}'
+        yield f'{word} "{prefix}*" {drop(DENIED_COUNTER)}'
 
 
-def _drop(counter: str) -> str:
+def drop(counter: str) -> str:
+    """Returns the statement that counts a packet and drops it."""
     return f'counter name "{counter}" drop'

@@ -11,14 +11,16 @@ from types import MappingProxyType
 
 from felix.calc.desired import HOSTS, MASQUERADED, POOLS, DesiredDelta, LocalEndpoint, MemberDelta
 from felix.dataplane.nft.base import declare
-from felix.dataplane.nft.elements import range_key
+from felix.dataplane.nft.elements import name_key, range_key
+from felix.dataplane.nft.floating import FloatingBook
+from felix.dataplane.nft.limits import LIMIT_MAPS, render_limit_hooks, render_limits
 from felix.dataplane.nft.members import MemberBook
 from felix.dataplane.nft.nat import net_set, render_nat
 from felix.dataplane.nft.types import ApplyResult, ElementShape, Lines, NftConfig, ObjectName
 from felix.model.net import Net
 from felix.reconcile.delta import DeltaTracker
 
-_PREFIXES = ("nat-",)
+_PREFIXES = ("nat-", "limit-", "limits-")
 _HOOK = "type "
 _RANGES = {4: ElementShape.IPV4_RANGE, 6: ElementShape.IPV6_RANGE}
 
@@ -37,6 +39,8 @@ class Extras:
         self._objects = objects
         self._members = members
         self._nets = _NetSets(objects, members)
+        self._floating = FloatingBook(objects, members)
+        self._used_maps: set[str] = set()
         self._skipped: dict[str, tuple[Lines, str]] = {}
         self._hooked: frozenset[str] = frozenset()
         self.version = 0  # changes when something is left out, or no longer is
@@ -57,24 +61,63 @@ class Extras:
             self._nets.change(name, change)
 
     def claim(self, endpoint: LocalEndpoint) -> None:
-        """The endpoint has what its record asks for, as soon as `settle` was called."""
+        """The endpoint has the external addresses and limits that it asks for, as soon as `settle` was called.
+
+        Nobody else has its interface and its addresses.
+        """
+        if endpoint.floating and self._config.nat.has_floating:
+            self._floating.claim(endpoint.floating)
+        if endpoint.limits is not None:
+            interface = name_key(endpoint.interface)
+            for map_, (chain, lines) in render_limits(endpoint.interface, endpoint.limits).items():
+                self._open_map(map_)
+                self._want(chain, lines)
+                self._members.want(map_, interface, chain)
 
     def release(self, endpoint: LocalEndpoint) -> None:
         """The endpoint, which was claimed, has nothing."""
+        if endpoint.floating and self._config.nat.has_floating:
+            self._floating.release(endpoint.floating)
+        if endpoint.limits is not None:
+            interface = name_key(endpoint.interface)
+            for map_, (chain, _) in render_limits(endpoint.interface, endpoint.limits).items():
+                self._drop(chain)
+                self._members.drop(map_, interface)
 
     def settle(self) -> None:
         """Wanted chains follow everything that was told; call it after a group of changes."""
+        for map_ in [map_ for map_ in self._used_maps if not self._members.count(map_)]:
+            self._close_map(map_)
         masqueraded = self._nets.versions(MASQUERADED)
-        floating: frozenset[int] = frozenset()
+        floating = self._floating.settle()
         self._nets.need(MASQUERADED, is_needed=bool(masqueraded))
         self._nets.need(POOLS, is_needed=bool(masqueraded or floating))
         self._nets.need(HOSTS, is_needed=bool(masqueraded and self._config.nat.spares_hosts))
-        hooked = render_nat(self._config.nat, masqueraded, floating)
+        hooked = render_nat(self._config.nat, masqueraded, floating) | render_limit_hooks(self._used_maps)
         for chain in self._hooked - hooked.keys():
             self._drop(chain)
         for chain, lines in hooked.items():
             self._want(chain, lines)
         self._hooked = frozenset(hooked)
+
+    def find_shortfall(self, endpoint: LocalEndpoint) -> str:
+        """Returns which limits of an endpoint the kernel does not have, and why; empty when all is well."""
+        if not self._skipped or endpoint.limits is None:
+            return ""
+        chains = [chain for chain, _ in render_limits(endpoint.interface, endpoint.limits).values()]
+        missing = [chain for chain in (*chains, *self._hooked) if chain in self._skipped and chain.startswith("limit")]
+        return "; ".join(f"not limited as wanted, the kernel refuses {one}: {self._skipped[one][1]}" for one in missing)
+
+    def _open_map(self, map_: str) -> None:
+        if map_ not in self._used_maps:
+            self._used_maps.add(map_)
+            self._members.open_set(map_, LIMIT_MAPS[map_])
+            self._objects.set_desired(ObjectName("map", map_), declare(LIMIT_MAPS[map_]))
+
+    def _close_map(self, map_: str) -> None:
+        self._used_maps.remove(map_)
+        self._members.close_set(map_)
+        self._objects.drop_desired(ObjectName("map", map_))
 
     # --- The kernel ---
 
@@ -87,8 +130,10 @@ class Extras:
         self._tracker.replace_believed(chains)
 
     def plan(self) -> tuple[tuple[str, Lines], ...]:
-        """Returns the chains to write: those that hang on hooks last, they refer to the others."""
-        return tuple(sorted(self._tracker.pending_updates(), key=lambda item: is_hooked(item[1])))
+        """Returns the chains to write, none before one that it refers to."""
+        return tuple(
+            sorted(self._tracker.pending_updates(), key=lambda item: (is_hooked(item[1]), item[0] not in self._hooked))
+        )
 
     def absorb(self, planned: Iterable[tuple[str, Lines]], result: ApplyResult) -> None:
         """The kernel took what `result` says."""

@@ -55,6 +55,11 @@ def port_set(set_id: str, shape: ElementShape) -> str:
     return f"{_ADDRESS_PREFIX[shape]}-{_plain(name)}-{_digest(set_id)}"
 
 
+def limit_chain(map_: str, interface: str) -> str:
+    """Returns the name of the chain that one map of limits leads an interface's packets to."""
+    return f"{map_}-{_plain(interface)}-{_digest(interface)}"
+
+
 def comment(text: str) -> str:
     """Returns `text` as a rule's comment, quotes included: plain characters only, at most 120 of them."""
     return f'"{_UNPLAIN_COMMENT.sub("_", text)[:_COMMENT_CHARACTERS]}"'

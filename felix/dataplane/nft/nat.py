@@ -11,15 +11,9 @@ from collections.abc import Collection
 from felix.calc.desired import HOSTS, MASQUERADED, POOLS
 from felix.dataplane.nft.base import SOURCES4, SOURCES6
 from felix.dataplane.nft.match import render_address
-from felix.dataplane.nft.types import ElementShape, Lines, NatConfig
+from felix.dataplane.nft.types import Lines, NatConfig
 
 FLOATING_IN, FLOATING_OUT = "floating-in", "floating-out"
-FLOATING_SHAPES = {
-    (FLOATING_IN, 4): ElementShape.IPV4_IPV4,
-    (FLOATING_IN, 6): ElementShape.IPV6_IPV6,
-    (FLOATING_OUT, 4): ElementShape.IPV4_IPV4,
-    (FLOATING_OUT, 6): ElementShape.IPV6_IPV6,
-}
 _WORD = {4: "ip", 6: "ip6"}
 _SOURCES = {4: SOURCES4, 6: SOURCES6}
 _DESTINATION_PRIORITY = -100

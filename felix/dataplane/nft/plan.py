@@ -26,6 +26,7 @@ from felix.dataplane.nft.chains import ChainBook
 from felix.dataplane.nft.counters import Counted, CounterBook
 from felix.dataplane.nft.elements import name_key
 from felix.dataplane.nft.extras import Extras, is_extra
+from felix.dataplane.nft.limits import LIMIT_MAPS
 from felix.dataplane.nft.members import MemberBook
 from felix.dataplane.nft.names import EGRESS, INGRESS, stack_chain
 from felix.dataplane.nft.ports import PortSets
@@ -44,6 +45,8 @@ from felix.model.keys import ResourceKey
 from felix.reconcile.delta import DeltaTracker
 
 _HOOK = "type "
+_LED_SHAPES = {**DISPATCH_SHAPES, **LIMIT_MAPS}
+"""Whatever leads packets to chains, which therefore have to be there before."""
 
 
 class NftPlan:
@@ -127,6 +130,7 @@ class NftPlan:
             endpoint = self._endpoints[key]
             self._release(key)
             self._claim(key, endpoint)
+        self._extras.settle()
 
     def _is_mendable(self, table: KernelTable) -> bool:
         """Whether every difference can be mended in place: declarations and hooks of what is used cannot change."""
@@ -172,7 +176,7 @@ class NftPlan:
         tracker = self._chains.tracker
         chains = tuple((name, lines) for name, lines in tracker.pending_updates() if self._chains.is_base(name))
         existing = tuple(name for name, _ in chains if name in tracker.believed)
-        address_sets = [name for name in self._members.unsettled_sets() if name not in DISPATCH_SHAPES]
+        address_sets = [name for name in self._members.unsettled_sets() if name not in _LED_SHAPES]
         changes = tuple(self._members.pending(address_sets))
         return FillPlan(tuple(objects), chains, existing, self._rebuilds, changes, counters)
 
@@ -183,7 +187,7 @@ class NftPlan:
         existing = frozenset(name for name, _ in chains if name in tracker.believed)
         extras = self._extras.plan()
         existing |= {name for name, _ in extras if name in self._extras.tracker.believed}
-        return StructurePlan(tuple(chains), existing, tuple(self._members.pending(DISPATCH_SHAPES)), extras)
+        return StructurePlan(tuple(chains), existing, tuple(self._members.pending(_LED_SHAPES)), extras)
 
     @property
     def is_closing(self) -> bool:
@@ -270,6 +274,10 @@ class NftPlan:
         """Another number than before when `problems`, `closed_chains` or `shortfalls` may say something else."""
         return self._problems_version + self._chains.refusals_version + self._extras.version
 
+    def find_shortfall(self, endpoint: LocalEndpoint) -> str:
+        """Returns which limits of an endpoint the kernel does not have, and why; empty when all is well."""
+        return self._extras.find_shortfall(endpoint)
+
     @property
     def shortfalls(self) -> Mapping[str, str]:
         """Why the kernel does not have a feature's chain, by chain; nobody is closed because of it."""
@@ -345,6 +353,7 @@ class NftPlan:
         self._key_by_interface[name_key(endpoint.interface)] = key
         for set_, element, chain in _dispatch(endpoint):
             self._members.want(set_, element, chain)
+        self._extras.claim(endpoint)
 
     def _release(self, key: ResourceKey) -> None:
         endpoint = self._endpoints.pop(key, None)
@@ -358,6 +367,7 @@ class NftPlan:
         if not self._why_unusable(endpoint):
             self._key_by_interface.pop(name_key(endpoint.interface), None)
             self._undispatch(endpoint)
+            self._extras.release(endpoint)
 
     def _suspend(self, key: ResourceKey, reason: str) -> None:
         """The endpoint is closed until it changes or the table is read again: the kernel will not dispatch to it."""

@@ -13,11 +13,13 @@ from felix.dataplane.conntrack.types import ConntrackResult
 from felix.dataplane.cycle import Cycle, EndpointCondition
 from felix.dataplane.driver import Driver, DriverConfig
 from felix.dataplane.links.types import Link, LinkConfig, LinkGone, LinkPlanned, LinkResult
+from felix.dataplane.netlink.message import Refusal
 from felix.dataplane.nft.apply import apply_cleanup, apply_fill, apply_structure
 from felix.dataplane.nft.base import FROM_WORKLOAD
 from felix.dataplane.nft.elements import name_key
 from felix.dataplane.nft.read import read_table
 from felix.dataplane.nft.types import ApplyResult, CleanupPlan, FillPlan, KernelTable, StructurePlan
+from felix.dataplane.qdiscs.types import QdiscPlanned, QdiscResult, Shaper
 from felix.dataplane.routes.types import RouteEvent, RoutePlanned, RouteResult
 from felix.dataplane.serve import HostState, KernelNews
 from felix.model.keys import ResourceKey
@@ -25,7 +27,7 @@ from felix.model.net import parse_address
 from tests.model.fake_nft import FakeNft
 from tests.unit.routes.fake_kernel import OWN_PORT, FakeKernel
 
-WRITES = ("fill", "structure", "cleanup", "routes", "links", "flush")
+WRITES = ("fill", "structure", "cleanup", "routes", "links", "qdiscs", "flush")
 READS = ("read_host", "read_table")
 
 
@@ -41,6 +43,8 @@ class FakeWorld:
         self.nft = FakeNft()
         self.host = FakeKernel()
         self.steps: list[str] = []
+        self.shapers: dict[int, Shaper] = {}
+        self.lacks_shapers = False
         self.flushed: list[ConntrackPlanned] = []
         self.failures_by_step: dict[str, list[Exception]] = {}
         self.before_step: Callable[[str], None] = lambda step: None
@@ -121,6 +125,12 @@ class FakeWorld:
     async def apply_links(self, planned: LinkPlanned) -> LinkResult:
         await self._begin("links")
         return LinkResult({}, (), (None,) * len(planned.neighbours), (None,) * len(planned.stale_neighbours))
+
+    async def apply_qdiscs(self, planned: QdiscPlanned) -> QdiscResult:
+        await self._begin("qdiscs")
+        answer = Refusal(2, "Specified qdisc kind is unknown") if self.lacks_shapers else None
+        self.shapers |= dict(planned.shapers) if answer is None else {}
+        return QdiscResult((answer,) * len(planned.shapers), (None,) * len(planned.stale))
 
     async def flush(self, planned: ConntrackPlanned) -> ConntrackResult:
         await self._begin("flush")

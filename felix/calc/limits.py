@@ -1,0 +1,101 @@
+"""What `qosControls` of an endpoint asks for, as the dataplane takes it. Bad values limit nothing and are reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from felix.calc.desired import Bandwidth, Limits, PacketRate
+from felix.errors import Problem, shorten
+from felix.model.endpoints import QosControls
+from felix.model.keys import ResourceKey, format_key
+
+BANDWIDTH_BITS = range(1_000, 10**15 + 1)
+PACKETS_PER_S = range(1, 10_001)
+PACKET_BURST = range(1, 10_001)
+CONNECTIONS = range(1, 4_294_967_296)
+_DEFAULT_PACKET_BURST = 5
+_BURST_SHARE_S = 0.1
+_BURST_LEAST_BYTES = 64 * 1024  # a segment as programs hand them to the kernel, before it is cut
+_BURST_MOST_BITS = 34_359_738_360
+
+DSCP_BY_NAME: Mapping[str, int] = MappingProxyType(
+    {"DF": 0, "LE": 1, "EF": 46, "VA": 44}
+    | {f"CS{number}": number * 8 for number in range(8)}
+    | {f"AF{high}{low}": high * 8 + low * 2 for high in (1, 2, 3, 4) for low in (1, 2, 3)}
+)
+"""The classes of RFC 2474, 2597, 3246, 5865 and 8622."""
+
+
+class _Reader:
+    """Reads the fields of one endpoint and collects what is wrong."""
+
+    def __init__(self, key: ResourceKey, controls: QosControls) -> None:
+        self._key = key
+        self._controls = controls
+        self.problems: list[Problem] = []
+
+    def number(self, field: str, allowed: range) -> int:
+        """Returns the value of a field, 0 if it is not given or cannot be used."""
+        value: int | None = getattr(self._controls, field)
+        if not value or value in allowed:
+            return value or 0
+        self.report(field, value, f"is not from {allowed[0]} to {allowed[-1]}; it limits nothing")
+        return 0
+
+    def packets(self, side: str) -> PacketRate | None:
+        """Returns the packet rate of one direction."""
+        per_s = self.number(f"{side}_packet_rate", PACKETS_PER_S)
+        burst = self.number(f"{side}_packet_burst", PACKET_BURST)
+        return PacketRate(per_s, burst or _DEFAULT_PACKET_BURST) if per_s else None
+
+    def bandwidth(self, side: str) -> Bandwidth | None:
+        """Returns the bandwidth of one direction."""
+        rate_bits = self.number(f"{side}_bandwidth", BANDWIDTH_BITS)
+        burst_bits = self.number(f"{side}_burst", range(8, _BURST_MOST_BITS + 1))
+        peak_bits = self.number(f"{side}_peakrate", BANDWIDTH_BITS)
+        least_bytes = self.number(f"{side}_minburst", range(1, 100_000_001))
+        if not rate_bits:
+            return None
+        if peak_bits and peak_bits <= rate_bits:
+            self.report(f"{side}_peakrate", peak_bits, f"is not more than the bandwidth, {rate_bits}; it has no effect")
+            peak_bits = 0
+        burst_bytes = burst_bits // 8 or max(int(rate_bits * _BURST_SHARE_S) // 8, _BURST_LEAST_BYTES)
+        return Bandwidth(rate_bits, burst_bytes, peak_bits, least_bytes if peak_bits else 0)
+
+    def dscp(self) -> int | None:
+        """Returns the class that packets are marked with."""
+        value = self._controls.dscp
+        if value is None or value == "":
+            return None
+        text = str(value).upper()
+        number = DSCP_BY_NAME.get(text, int(text) if text.isascii() and text.isdecimal() and len(text) < 3 else -1)
+        if 0 <= number <= 63:
+            return number
+        self.report(
+            "dscp", value, "is neither 0-63 nor the name of a class, such as AF11, CS6 or EF; nothing is marked"
+        )
+        return None
+
+    def report(self, field: str, value: object, reason: str) -> None:
+        """The field cannot be used."""
+        first, *rest = field.split("_")
+        name = first + "".join(word.capitalize() for word in rest)
+        self.problems.append(Problem(format_key(self._key), f"spec.qosControls.{name}", shorten(str(value)), reason))
+
+
+def read_limits(key: ResourceKey, controls: QosControls | None) -> tuple[Limits | None, tuple[Problem, ...]]:
+    """Returns the limits, None if there is none, and what cannot be used."""
+    if controls is None:
+        return None, ()
+    reader = _Reader(key, controls)
+    limits = Limits(
+        packets_in=reader.packets("ingress"),
+        packets_out=reader.packets("egress"),
+        connections_in=reader.number("ingress_max_connections", CONNECTIONS),
+        connections_out=reader.number("egress_max_connections", CONNECTIONS),
+        bandwidth_in=reader.bandwidth("ingress"),
+        bandwidth_out=reader.bandwidth("egress"),
+        dscp=reader.dscp(),
+    )
+    return (limits if limits != Limits() else None), tuple(reader.problems)

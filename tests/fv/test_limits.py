@@ -1,0 +1,161 @@
+"""Limits of endpoints with real packets: packets, connections and bits per second, both ways."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+
+import pytest
+
+from felix.lab.place import wait_until
+from felix.lab.store import Json
+from tests.support.flows import Site
+from tests.support.fv import Fleet
+from tests.support.load import count_delivered, measure_stream, open_connections
+
+pytestmark = pytest.mark.fv
+_RATE = 8_000_000
+_BURST = 2_000_000  # bits
+_TOLERANCE = 0.1
+
+
+def _table(fleet: Fleet) -> list[str]:
+    """Returns the lines of the table of h1 in an order that does not depend on who wrote it when."""
+    return sorted(fleet.h1.run(["nft", "-s", "list", "table", "inet", "felix"]).stdout.splitlines())
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_packet_rates_hold_in_both_directions_for_their_endpoint_alone(fleet: Fleet, version: int) -> None:
+    near, client, guest, far = (fleet.sites[name] for name in ("near", "client", "guest", "far"))
+    before = _table(fleet)
+    controls: dict[str, Json] = {
+        "ingressPacketRate": 100,
+        "ingressPacketBurst": 10,
+        "egressPacketRate": 50,
+        "egressPacketBurst": 20,
+    }
+    with fleet.changed("near", qosControls=controls):
+        delivered = count_delivered(client, near, version, 300, 0.6)
+        assert 60 <= delivered <= 140  # 10 at once, and 60 in 0.6 s; a machine that is late takes longer
+        delivered = count_delivered(near, far, version, 300, 0.6)
+        assert 40 <= delivered <= 100
+        assert count_delivered(client, guest, version, 300, 0.6) == 300
+        assert count_delivered(client, far, version, 300, 0.6) == 300
+    assert count_delivered(client, near, version, 300, 0.6) == 300
+    assert _table(fleet) == before
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_connections_over_the_limit_are_refused_until_others_end(fleet: Fleet, version: int) -> None:
+    near, client, guest, far = (fleet.sites[name] for name in ("near", "client", "guest", "far"))
+    for site in (near, far):
+        site.place.listen(8090)
+    fleet.forget_connections()
+    with (
+        fleet.changed("near", qosControls={"ingressMaxConnections": 3, "egressMaxConnections": 2}),
+        ExitStack() as kept,
+    ):
+        opened = open_connections(client, near, version, 8090, 3)
+        assert len(opened) == 3
+        for one in opened[1:]:
+            kept.enter_context(closing(one))
+        assert open_connections(guest, near, version, 8090, 2) == []
+        outgoing = open_connections(near, far, version, 8090, 4)
+        assert len(outgoing) == 2
+        for one in outgoing:
+            kept.enter_context(closing(one))
+        opened[0].close()
+        later: list[object] = []
+
+        def is_room() -> bool:
+            later.extend(kept.enter_context(closing(one)) for one in open_connections(guest, near, version, 8090, 1))
+            return bool(later)
+
+        wait_until(is_room, 10.0, "room for another connection", 0.1)
+        assert open_connections(guest, near, version, 8090, 1) == []
+        others = open_connections(client, far, version, 8090, 6)
+        assert len(others) == 6
+        for one in others:
+            one.close()
+
+
+def measure(source: Site, target: Site, version: int) -> float:
+    """Returns how much of the set rate a stream gets.
+
+    The nearest of some tries: what other programs of this machine do takes time away, and a bucket keeps only some.
+    """
+    rates = []
+    for _ in range(4):
+        rates.append(measure_stream(source, target, version, skip_bytes=_BURST // 4, seconds=0.7) / _RATE)
+        if abs(rates[-1] - 1.0) < _TOLERANCE:
+            break
+    return min(rates, key=lambda rate: abs(rate - 1.0))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_bandwidth_towards_an_endpoint_is_what_was_set(fleet: Fleet, version: int) -> None:
+    near, far = fleet.sites["near"], fleet.sites["far"]
+    with fleet.changed("near", qosControls={"ingressBandwidth": _RATE, "ingressBurst": _BURST}):
+        for source in (fleet.sites["client"], far):
+            assert measure(source, near, version) == pytest.approx(1.0, rel=_TOLERANCE)
+    assert measure_stream(far, near, version, skip_bytes=1, seconds=0.2) > 5 * _RATE
+    assert "tbf" not in fleet.h1.run(["tc", "qdisc", "show"]).stdout
+
+
+def test_shaper_that_somebody_deletes_is_repaired_and_others_are_left(fleet: Fleet) -> None:
+    interface = fleet.lab.workloads["near"].interface
+    other = fleet.lab.workloads["guest"].interface
+
+    def read(name: str) -> str:
+        return fleet.h1.run(["tc", "qdisc", "show", "dev", name, "root"]).stdout
+
+    fleet.h1.run(f"tc qdisc add dev {other} root handle 1: tbf rate 1gbit burst 1mb latency 1ms".split())
+    foreign = read(other)
+    with fleet.changed("near", qosControls={"ingressBandwidth": _RATE}):
+        before = read(interface)
+        assert "tbf fe1c:" in before
+        for command in (
+            "del dev {} root",
+            "replace dev {} root handle 1: tbf rate 1mbit burst 10kb latency 10ms",
+            "change dev {} root handle fe1c: tbf rate 1mbit burst 10kb latency 10ms",
+        ):
+            fleet.h1.run(["tc", "qdisc", *command.format(interface).split()])
+            wait_until(lambda: read(interface) == before, 5.0, f"tc qdisc {command}")
+        fleet.h1.stop_agent()
+        fleet.restart_agent({})
+        assert read(interface) == before
+        assert fleet.metric(fleet.h1, 'felix_kernel_writes{family="qdiscs"}') == 0
+    wait_until(lambda: "tbf" not in read(interface), 5.0, "the shaper to go")
+    assert read(other) == foreign
+    fleet.h1.run(["tc", "qdisc", "del", "dev", other, "root"])
+
+
+def test_restart_with_limits_writes_nothing(fleet: Fleet) -> None:
+    controls: dict[str, Json] = {
+        "ingressBandwidth": _RATE,
+        "egressBandwidth": 8_388_608,
+        "ingressPacketRate": 1000,
+        "egressPacketRate": 1000,
+        "ingressMaxConnections": 100,
+        "egressMaxConnections": 100,
+        "dscp": "AF41",
+    }
+    with fleet.changed("near", qosControls=controls):
+        table = _table(fleet)
+        fleet.restart_agent({})
+        for family in ("nft", "qdiscs", "links", "routes"):
+            assert fleet.metric(fleet.h1, f'felix_kernel_writes{{family="{family}"}}') == 0
+        assert _table(fleet) == table
+        fleet.h1.run(["nft", "flush", "map", "inet", "felix", "limits-from"])
+        fleet.h1.run(["nft", "delete", "chain", "inet", "felix", "limit-prerouting"])
+        wait_until(lambda: _table(fleet) == table, 5.0, "the limits to be back")
+        assert fleet.endpoint_status("near") == ("up", "")
+
+
+def test_bad_limits_are_named_and_limit_nothing(fleet: Fleet) -> None:
+    controls: dict[str, Json] = {"ingressPacketRate": 20_000, "dscp": "best", "egressBandwidth": 5}
+    with fleet.changed("near", qosControls=controls):
+        problems = str(fleet.status(fleet.h1)["problems"])
+        for field in ("ingressPacketRate", "dscp", "egressBandwidth"):
+            assert f"spec.qosControls.{field}" in problems
+        assert fleet.endpoint_status("near") == ("up", "")
+        fleet.check_packets(("tcp 80 to near",), ())
