@@ -80,13 +80,12 @@ class _Parser:
                 self._chains.append(self._take())
                 self._verdict = f"{word} {self._chains[-1]}"
             case "reject":
+                if self._is_next("with"):
+                    self._take()
+                    self._take()
                 self._verdict = "drop"
             case "limit":
-                self._expect("rate")
-                self._take()
-                if self._is_next("burst"):
-                    self._take()
-                    self._expect("packets")
+                self._limit()
             case "log":
                 self._expect("prefix")
                 self._take_quoted()
@@ -111,21 +110,18 @@ class _Parser:
                 self._state()
             case "masquerade" | "snat" | "dnat":
                 self._translate()
-            case "limit":
-                self._limit()
-            case "reject":
-                self._tokens.clear()
-                self._verdict = "drop"
             case _:
                 self._fail()
 
     def _limit(self) -> None:
         """A rate that is never exceeded: this kernel has no clock."""
-        for token in ("rate", "over"):
-            self._expect(token)
-        while self._tokens[0] not in ("counter", "drop"):
+        self._expect("rate")
+        if self._is_next("over"):
+            self._conditions.append(lambda passing, sets: False)
+        self._take()
+        if self._is_next("burst"):
             self._take()
-        self._conditions.append(lambda passing, sets: False)
+            self._expect("packets")
 
     def _translate(self) -> None:
         """What is translated goes on: verdicts are those about the packet as it came."""

@@ -3,7 +3,8 @@
     from the workload: as a packet comes in, before tracking: packet rate ──▶ policy ──▶ new connections
     to the workload:   policy ──▶ packet rate, new connections
 
-Bandwidth is a matter of `qdiscs`. What floods is stopped before it costs the host an entry of its tables; what policy denies uses up nobody's share.
+Bandwidth is a matter of `qdiscs`. What floods is stopped before it costs the host an entry of its tables; what policy
+denies uses up nobody's share.
 A number that some versions of nft do not list is moved by one: chains are compared as text.
 """
 
