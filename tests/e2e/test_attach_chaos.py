@@ -131,6 +131,7 @@ def fleet(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]
         fleet.close()
 
 
+@pytest.mark.timeout(240)
 def test_containers_under_fire_have_their_addresses_alone_and_leave_nothing(fleet: Fleet) -> None:
     print(f"CHAOS_SEED={_SEED}")
     kept = set(fleet.kept)
