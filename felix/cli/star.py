@@ -23,6 +23,13 @@ from felix.star.serve import open_listener
 from felix.star.targets import parse_urls
 
 _RESOURCES_BYTES_MOST = 1 << 20
+_EXAMPLES = """\
+examples:
+  felix star probe --urls=http://10.0.0.2:9000/status
+  felix star collect --resources-file=probes.json          then open http://127.0.0.1:9001/
+
+Each verb's --help has more, and docs/star.md. `make demo` shows both at work.
+"""
 _PROBE_EXAMPLES = """\
 examples:
   felix star probe --urls=http://10.0.0.2:9000/status,http://10.0.0.3:9000/status
@@ -49,7 +56,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "star",
         help="the Star demonstration: who reaches whom, on a page",
         description="Probes try who reaches whom; a collector asks them all, and shows it on one page.",
-        epilog="felix star probe --help and felix star collect --help have examples; more is in docs/star.md.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 

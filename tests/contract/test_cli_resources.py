@@ -183,9 +183,9 @@ def test_unknown_field_is_refused_unless_allowed_and_then_kept(felix: Felix) -> 
 
 
 def test_what_cannot_be_enforced_is_stored_with_a_warning(felix: Felix) -> None:
-    code, _, err = felix("apply", text=POLICY.replace("[80, ", "[http, "))
+    code, _, err = felix("apply", text=POLICY + "    http: {methods: [GET]}\n")
     assert code == 0
-    assert err.startswith("warning: m.yaml: document 1, line 9: GlobalNetworkPolicy(allow-web): spec.ingress[0].destin")
+    assert err.startswith("warning: m.yaml: document 1, line 10: GlobalNetworkPolicy(allow-web): spec.ingress[0].http")
 
 
 def test_policy_of_a_tier_that_is_not_there_is_stored_with_a_warning_until_it_is(felix: Felix) -> None:
