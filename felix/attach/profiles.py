@@ -5,7 +5,7 @@ They are written when they are missing and never again: an operator's edit of on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from felix.attach.names import host_profile, profile_name
@@ -49,14 +49,6 @@ def make_profiles(
         name = profile_name(request.network)
         specs.setdefault(name, _peers_spec(name))
     return {_key(name): _document(name, spec, now) for name, spec in specs.items()}
-
-
-def find_missing(
-    documents: dict[ResourceKey, dict[str, object]], stored: Iterable[ResourceKey]
-) -> dict[ResourceKey, dict[str, object]]:
-    """Returns those that are not stored."""
-    there = set(stored)
-    return {key: document for key, document in documents.items() if key not in there}
 
 
 def _key(name: str) -> ResourceKey:

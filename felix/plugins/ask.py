@@ -8,7 +8,6 @@ import socket
 import time
 
 SOCKET = "/run/felix/felix.sock"
-_RETRY_S = 0.05
 
 
 class NoAgent(Exception):
@@ -49,18 +48,6 @@ def ask(path: str, method: str, route: str, body: object = None, timeout_s: floa
         differences = tuple(map(str, error.get("differences") or ()))
         raise Refused(str(error.get("error", rest[:200])), status, str(error.get("code", "")), differences)
     return value
-
-
-def ask_again(path: str, method: str, route: str, body: object, timeout_s: float) -> object:
-    """As `ask`, for what may be asked twice: asks again while nobody answers, as during a restart, until time is up."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            return ask(path, method, route, body, max(0.01, deadline - time.monotonic()))
-        except NoAgent:
-            if time.monotonic() + _RETRY_S >= deadline:
-                raise
-        time.sleep(_RETRY_S)
 
 
 def _render(method: str, route: str, body: object) -> bytes:

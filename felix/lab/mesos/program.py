@@ -39,10 +39,6 @@ class Program:
         """What it is called in errors."""
         return self.command[0]
 
-    def with_environment(self, environment: Mapping[str, str]) -> Program:
-        """Returns the same program with exactly this environment."""
-        return Program(self.command, self.prefix, environment, self.log, self.deadline_s)
-
     async def run(self, request: bytes) -> tuple[int, bytes]:
         """Returns exit status and answer. Raises PlugInFailed when it cannot be run, is late or says too much.
 
