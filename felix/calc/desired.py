@@ -201,6 +201,11 @@ class LocalEndpoint:
     floating: tuple[FloatingAddress, ...] = ()
     limits: Limits | None = None
 
+    @property
+    def routed(self) -> tuple[Net, ...]:
+        """All addresses that lead to it: its own and the external ones."""
+        return (*self.addresses, *(one.external for one in self.floating)) if self.floating else self.addresses
+
 
 @dataclass(slots=True)
 class MemberDelta:

@@ -114,7 +114,7 @@ class EndpointBoard:
         state = self._link_state_by_key.get(key, LinkState.ABSENT)
         if state is not LinkState.UP:
             return EndpointReport(EndpointCondition.DOWN, True, f"interface {endpoint.interface} is {state.value}")
-        missing = [net.address for net in endpoint.addresses if not self._routes.is_routed(net)]
+        missing = [net.address for net in endpoint.routed if not self._routes.is_routed(net)]
         if missing:
             return EndpointReport(EndpointCondition.ERROR, True, f"no route for {', '.join(missing)}")
         return EndpointReport(EndpointCondition.UP, True, self._find_shortfall(endpoint))
@@ -127,9 +127,7 @@ class EndpointBoard:
         return "; ".join(filter(None, found))
 
     def _is_refused(self, key: ResourceKey, endpoint: LocalEndpoint) -> bool:
-        return key in self._nft.problems or any(
-            self._routes.find_refusal(net) is not None for net in endpoint.addresses
-        )
+        return key in self._nft.problems or any(self._routes.find_refusal(net) is not None for net in endpoint.routed)
 
     def _find_problems(self) -> dict[ResourceKey, Problem]:
         problems = dict(self._nft.problems)

@@ -32,15 +32,15 @@ class ConntrackPlan:
             before = self._endpoint_by_key.pop(key, None)
             has_moved = before is not None and endpoint is not None and before.interface != endpoint.interface
             if before is not None:
-                kept = frozenset(endpoint.addresses) if endpoint is not None and not has_moved else frozenset()
-                lost = [net for net in before.addresses if net not in kept]
+                kept = frozenset(endpoint.routed) if endpoint is not None and not has_moved else frozenset()
+                lost = [net for net in before.routed if net not in kept]
                 self._pending.update(lost)
                 self._since_plan.update(lost)
-                for net in before.addresses:
+                for net in before.routed:
                     self._count_owner(net, -1)
             if endpoint is not None:
                 self._endpoint_by_key[key] = endpoint
-                for net in endpoint.addresses:
+                for net in endpoint.routed:
                     self._count_owner(net, 1)
 
     def plan(self) -> ConntrackPlanned:

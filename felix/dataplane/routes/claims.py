@@ -24,11 +24,11 @@ class AddressClaims:
             before = self._endpoint_by_key.pop(key, None)
             if before is not None:
                 self._withdraw(before)
-                touched.update(dict.fromkeys(before.addresses))
+                touched.update(dict.fromkeys(before.routed))
             if endpoint is not None:
                 self._endpoint_by_key[key] = endpoint
                 self._claim(endpoint)
-                touched.update(dict.fromkeys(endpoint.addresses))
+                touched.update(dict.fromkeys(endpoint.routed))
         return touched
 
     def find_interface(self, net: Net) -> str | None:
@@ -41,13 +41,13 @@ class AddressClaims:
         return self._nets_by_interface.get(interface, ())
 
     def _claim(self, endpoint: LocalEndpoint) -> None:
-        for net in endpoint.addresses:
+        for net in endpoint.routed:
             self._interface_by_key_by_net.setdefault(net, {})[endpoint.key] = endpoint.interface
             self._nets_by_interface.setdefault(endpoint.interface, {})[net] = None
 
     def _withdraw(self, endpoint: LocalEndpoint) -> None:
         nets = self._nets_by_interface.get(endpoint.interface, {})
-        for net in endpoint.addresses:
+        for net in endpoint.routed:
             interface_by_key = self._interface_by_key_by_net.get(net, {})
             interface_by_key.pop(endpoint.key, None)
             if not interface_by_key:
