@@ -12,12 +12,12 @@ import msgspec
 from felix.calc.desired import DENY_ALL, CompiledPolicy, CompiledRule, EntityMatch, SetRef
 from felix.errors import Problem
 from felix.model.keys import ResourceKey, format_key
-from felix.model.records import GlobalNetworkPolicy, NetworkPolicy, Profile, Rule
+from felix.model.records import Policy, Profile, Rule
 from felix.model.values import policy_tier
 from felix.policy.rules import ScopedEntity, ScopedRule, scope_rule
 from felix.selector.parse import Selector, parse
 
-RuleSource = GlobalNetworkPolicy | NetworkPolicy | Profile
+RuleSource = Policy | Profile
 
 
 class NamedPorts(NamedTuple):

@@ -121,7 +121,8 @@ class CompiledPolicy:
 class StackTier(NamedTuple):
     """One tier as an endpoint sees it: its policies in order (never empty) and what happens when none matches.
 
-    policies: keys of GlobalNetworkPolicy and NetworkPolicy. default_action: Action.DENY or Action.PASS.
+    policies: keys of GlobalNetworkPolicy and NetworkPolicy, and of their staged kinds, whose rules decide nothing (see
+    `felix.policy.staged`). default_action: Action.DENY or Action.PASS, which it is if all are staged.
     """
 
     name: str

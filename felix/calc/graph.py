@@ -27,13 +27,12 @@ from felix.model.keys import AffinityKey, Key, ResourceKey
 from felix.model.net import Net
 from felix.model.records import (
     BlockAffinity,
-    GlobalNetworkPolicy,
     GlobalNetworkSet,
     HostEndpoint,
     IPPool,
-    NetworkPolicy,
     NetworkSet,
     Node,
+    Policy,
     Profile,
     Record,
     Tier,
@@ -41,6 +40,7 @@ from felix.model.records import (
 )
 from felix.policy.order import tier_sort_key
 from felix.policy.scope import endpoint_labels, host_endpoint_labels, network_set_labels, network_set_parents
+from felix.policy.staged import is_staged
 
 
 class CalcGraph:
@@ -66,7 +66,7 @@ class CalcGraph:
     def on_update(self, key: Key, record: Record | None, revision: int = 0) -> None:
         """`record` is stored under `key` at etcd mod revision `revision`; None: nothing usable is.
 
-        Nothing is told before `flush`. Kinds that decide nothing here (staged policies, blocks, settings) are ignored.
+        Nothing is told before `flush`. Kinds that decide nothing here (blocks, settings) are ignored.
         """
         if isinstance(key, AffinityKey):
             self._on_affinity(key, record if isinstance(record, BlockAffinity) else None)
@@ -120,7 +120,7 @@ class CalcGraph:
         """Returns the counts that metrics show, as of the last flush."""
         return CalcStats(
             local_endpoints=len(self._endpoints.results),
-            policies=sum(key.kind != "Profile" for key in self._rules.results.values),
+            policies=sum(key.kind != "Profile" and not is_staged(key.kind) for key in self._rules.results.values),
             selectors=len(self._sets),
             set_items=self._sets.items_count,
             cluster=self._tally.get_totals(),
@@ -141,8 +141,8 @@ class CalcGraph:
                 self._on_host_endpoint(key, record if isinstance(record, HostEndpoint) else None)
             case "GlobalNetworkSet" | "NetworkSet":
                 self._on_network_set(key, record if isinstance(record, GlobalNetworkSet | NetworkSet) else None)
-            case "GlobalNetworkPolicy" | "NetworkPolicy":
-                self._on_policy(key, record if isinstance(record, GlobalNetworkPolicy | NetworkPolicy) else None)
+            case "GlobalNetworkPolicy" | "NetworkPolicy" | "StagedGlobalNetworkPolicy" | "StagedNetworkPolicy":
+                self._on_policy(key, record if isinstance(record, Policy) else None)
             case "Profile":
                 self._on_profile(key, record if isinstance(record, Profile) else None)
             case "Tier":
@@ -194,7 +194,7 @@ class CalcGraph:
         labels = network_set_labels(key.namespace, record.metadata.labels)
         self._sets.set_item(key, read.nets, labels, network_set_parents(key.namespace))
 
-    def _on_policy(self, key: ResourceKey, record: GlobalNetworkPolicy | NetworkPolicy | None) -> None:
+    def _on_policy(self, key: ResourceKey, record: Policy | None) -> None:
         placement = place_policy(key, record) if record is not None else None
         if isinstance(placement, Problem):
             self._problems.set(key, (placement,))

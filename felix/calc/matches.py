@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from felix.calc.changes import ChangeLog
-from felix.calc.desired import StackTier
+from felix.calc.desired import Action, StackTier
 from felix.errors import Problem
 from felix.model.keys import Key, ResourceKey, format_key
 from felix.policy.order import PolicyPlace, TierPlace, place_of_missing_tier
+from felix.policy.staged import is_staged
 from felix.selector.index import LabelIndex
 from felix.selector.parse import Selector
 
@@ -138,9 +139,9 @@ class PolicyMatches:
             inward = tuple(policy for policy in policies if self._placement_by_policy[policy].is_ingress)
             outward = tuple(policy for policy in policies if self._placement_by_policy[policy].is_egress)
             if inward:
-                ingress.append(StackTier(tier.name, inward, tier.default_action))
+                ingress.append(StackTier(tier.name, inward, _find_ending(tier, inward)))
             if outward:
-                egress.append(StackTier(tier.name, outward, tier.default_action))
+                egress.append(StackTier(tier.name, outward, _find_ending(tier, outward)))
         return TierStacks(tuple(ingress), tuple(egress))
 
     def _get_tier_place(self, name: str) -> TierPlace:
@@ -164,6 +165,11 @@ class PolicyMatches:
         for selector_id, endpoint, _ in self._index.pop_changes():
             self._touched[endpoint] = None
             self._changed_policies.update(self._policies_by_selector[selector_id])
+
+
+def _find_ending(tier: TierPlace, policies: tuple[ResourceKey, ...]) -> Action:
+    """A tier in which everything is only tried lets everything go on."""
+    return Action.PASS if all(is_staged(key.kind) for key in policies) else tier.default_action
 
 
 def _discard(policies_by_name: dict[str, dict[ResourceKey, None]], name: str, policy: ResourceKey) -> None:

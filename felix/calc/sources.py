@@ -16,10 +16,18 @@ from felix.errors import Problem, shorten
 from felix.model.endpoints import EndpointPort
 from felix.model.keys import ResourceKey, format_key
 from felix.model.net import Net, parse_address, parse_net
-from felix.model.records import GlobalNetworkPolicy, NetworkPolicy, Node, WorkloadEndpoint
+from felix.model.records import (
+    GlobalNetworkPolicy,
+    Node,
+    Policy,
+    StagedGlobalNetworkPolicy,
+    StagedNetworkPolicy,
+    WorkloadEndpoint,
+)
 from felix.model.values import PORT_PROTOCOLS, protocol_number
 from felix.policy.order import policy_sort_key
 from felix.policy.scope import endpoint_labels, policy_selector
+from felix.policy.staged import is_tried
 from felix.selector.parse import SelectorError
 
 INTERFACE_PATTERN = re.compile(r"[^\s/:]{1,15}")
@@ -125,11 +133,13 @@ def read_node_addresses(record: Node) -> tuple[Net, ...]:
     return tuple(nets)
 
 
-def place_policy(key: ResourceKey, record: GlobalNetworkPolicy | NetworkPolicy) -> Placement | Problem | None:
+def place_policy(key: ResourceKey, record: Policy) -> Placement | Problem | None:
     """Returns where a policy stands, None if it is not for workloads, or why nobody can tell whom it selects."""
     spec = record.spec
     namespace_selector = ""
-    if isinstance(record, GlobalNetworkPolicy):
+    if isinstance(record, StagedNetworkPolicy | StagedGlobalNetworkPolicy) and not is_tried(record):
+        return None
+    if isinstance(record, GlobalNetworkPolicy | StagedGlobalNetworkPolicy):
         if record.spec.do_not_track or record.spec.pre_dnat:
             return None
         namespace_selector = record.spec.namespace_selector

@@ -39,6 +39,7 @@ from felix.policy.scope import (
     network_set_parents,
     policy_selector,
 )
+from felix.policy.staged import is_staged, is_tried
 from felix.selector.parse import Selector, SelectorError
 
 Policy = GlobalNetworkPolicy | NetworkPolicy | StagedGlobalNetworkPolicy | StagedNetworkPolicy
@@ -73,10 +74,14 @@ class _RuleStep(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Whether the packet passes, and every step that led to it; the last one decided."""
+    """Whether the packet passes, and every step that led to it; the last one decided.
+
+    staged: what each staged policy that saw the packet would have done; one without a rule for it is not told.
+    """
 
     allowed: bool
     trace: tuple[Step, ...]
+    staged: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,50 +104,64 @@ def evaluate(world: World, packet: Packet, host: str | None = None) -> Verdict:
     None: all are, as if the packet crossed both hosts. A packet that concerns no workload is allowed.
     """
     trace: list[Step] = []
+    staged: list[Step] = []
     for address, direction in ((packet.source_net, Direction.EGRESS), (packet.destination_net, Direction.INGRESS)):
         owner = find_workload(world, address)
         if owner is None or host not in (None, world.workloads[owner].spec.node):
             continue
         if direction is Direction.EGRESS and world.settings.is_encapsulated(packet):
-            return Verdict(False, (*trace, Step(owner, direction, "", None, None, Action.DENY)))
+            return Verdict(False, (*trace, Step(owner, direction, "", None, None, Action.DENY)), tuple(staged))
         verdict = evaluate_endpoint(world, owner, direction, packet)
         trace.extend(verdict.trace)
+        staged.extend(verdict.staged)
         if not verdict.allowed:
-            return Verdict(False, tuple(trace))
-    return Verdict(True, tuple(trace))
+            return Verdict(False, tuple(trace), tuple(staged))
+    return Verdict(True, tuple(trace), tuple(staged))
 
 
 def evaluate_endpoint(world: World, endpoint: ResourceKey, direction: Direction, packet: Packet) -> Verdict:
     """Returns what one workload endpoint's policy says about a packet in one direction: tiers, profiles, then deny."""
     trace: list[Step] = []
+    staged: list[Step] = []
     for tier, policies in find_tiers(world, endpoint, direction):
         action = None
         for key in policies:
-            steps = list(_find_steps(world, key, direction, packet))
-            trace.extend(Step(endpoint, direction, tier.name, key, number, done) for number, done in steps)
+            steps = [
+                Step(endpoint, direction, tier.name, key, number, done)
+                for number, done in _find_steps(world, key, direction, packet)
+            ]
+            if is_staged(key.kind):
+                staged += [step for step in steps if step.action is not Action.LOG]
+                continue
+            trace += steps
             action = steps[-1].action if steps else None
             if action not in (None, Action.LOG):
                 break
+        if all(is_staged(key.kind) for key in policies):
+            continue
         if action in (None, Action.LOG):
             action = tier.default_action
             trace.append(Step(endpoint, direction, tier.name, None, None, action))
         if action is not Action.PASS:
-            return Verdict(action is Action.ALLOW, tuple(trace))
+            return Verdict(action is Action.ALLOW, tuple(trace), tuple(staged))
     for key in find_profiles(world, endpoint):
-        steps = list(_find_steps(world, key, direction, packet))
-        trace.extend(Step(endpoint, direction, "", key, number, done) for number, done in steps)
-        if steps and steps[-1].action in (Action.ALLOW, Action.DENY):
-            return Verdict(steps[-1].action is Action.ALLOW, tuple(trace))
+        found = list(_find_steps(world, key, direction, packet))
+        trace.extend(Step(endpoint, direction, "", key, number, done) for number, done in found)
+        if found and found[-1].action in (Action.ALLOW, Action.DENY):
+            return Verdict(found[-1].action is Action.ALLOW, tuple(trace), tuple(staged))
     trace.append(Step(endpoint, direction, "", None, None, Action.DENY))
-    return Verdict(False, tuple(trace))
+    return Verdict(False, tuple(trace), tuple(staged))
 
 
 def find_tiers(world: World, endpoint: ResourceKey, direction: Direction) -> list[tuple[TierPlace, list[ResourceKey]]]:
-    """Returns the tiers that decide about an endpoint, in order, each with its policies in order (at least one)."""
+    """Returns the tiers that are asked about an endpoint, in order, each with its policies in order (at least one).
+
+    Staged policies are among them; a tier that has no others decides nothing.
+    """
     labels = get_labels(world, endpoint)
     places_by_tier: dict[TierPlace, list[tuple[PolicyPlace, ResourceKey]]] = {}
     for key, policy in world.policies.items():
-        if not is_enforced_on_workloads(policy) or direction.value not in policy.spec.types:
+        if not is_about_workloads(policy) or direction.value not in policy.spec.types:
             continue
         selector = find_selector(key, policy)
         if selector is not None and selector.matches(labels):
@@ -168,15 +187,15 @@ def find_selector(key: ResourceKey, policy: Policy) -> Selector | None:
         return None
 
 
-def is_enforced_on_workloads(policy: Policy) -> bool:
-    """Whether a policy decides about workloads: staged ones about nothing, untracked and pre-DNAT ones about hosts."""
+def is_about_workloads(policy: Policy) -> bool:
+    """Whether a policy is asked about packets of workloads: untracked and pre-DNAT ones are for hosts."""
     match policy:
         case NetworkPolicy():
             return True
         case GlobalNetworkPolicy():
             return not (policy.spec.do_not_track or policy.spec.pre_dnat)
         case StagedNetworkPolicy() | StagedGlobalNetworkPolicy():
-            return False
+            return is_tried(policy)
         case _:
             assert_never(policy)
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from felix.calc.desired import Action
 from felix.model.keys import ResourceKey
+from felix.policy.staged import enforced_kind, is_staged
 
 DEFAULT_TIER = "default"
 DEFAULT_TIER_ORDER = 1_000_000.0
@@ -36,6 +37,7 @@ class PolicyPlace(NamedTuple):
     tier: str
     order: float
     tie_break: str
+    is_enforced: bool = True  # a staged policy comes before the enforced one that it would replace
 
 
 def tier_sort_key(name: str, order: float | None, default_action: str | None) -> TierPlace:
@@ -57,4 +59,9 @@ def policy_sort_key(key: ResourceKey, tier: str, order: float | None) -> PolicyP
     # Names may or may not carry their tier as a prefix; the same policy has to stand in the same place either way.
     name = key.name.removeprefix(f"{tier}.")
     # One text, not three fields: Calico compares it so, and `-` and `.` sort before the slash.
-    return PolicyPlace(tier, math.inf if order is None else float(order), f"{name}/{key.namespace}/{key.kind}")
+    return PolicyPlace(
+        tier,
+        math.inf if order is None else float(order),
+        f"{name}/{key.namespace}/{enforced_kind(key.kind)}",
+        not is_staged(key.kind),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from felix.__main__ import main
+from felix.lab.store import Document, Json
 from tests.support.e2e import metric
 from tests.support.fv import Fleet
 
@@ -50,6 +51,27 @@ def test_counters_of_a_policy_stay_when_its_rules_change_and_go_with_it(
     assert 'policy="default.counted"' not in fleet.h1.metrics()
 
 
-def _changed() -> dict[str, object]:
-    rules = [{"action": "Deny", "protocol": "TCP", "destination": {"ports": [82]}}, {"action": "Allow"}]
+def _changed() -> Document:
+    rules: list[Json] = [{"action": "Deny", "protocol": "TCP", "destination": {"ports": [82]}}, {"action": "Allow"}]
     return {"selector": "role == 'server'", "types": ["Ingress"], "ingress": rules}
+
+
+_STAGED = """
+{kind: StagedGlobalNetworkPolicy, name: default.tried, spec: {selector: role == 'server', types: [Ingress], order: 5,
+ ingress: [{action: Deny, protocol: TCP, destination: {ports: [81]}}, {action: Log}, {action: Allow}]}}
+---
+{kind: GlobalNetworkPolicy, name: default.real, spec: {selector: role == 'server', types: [Ingress], order: 3,
+ ingress: [{action: Allow, protocol: UDP}]}}
+---
+{kind: GlobalNetworkPolicy, name: default.rest, spec: {selector: role == 'server', types: [Ingress], order: 7,
+ ingress: [{action: Allow}]}}"""
+
+
+def test_staged_policy_counts_what_it_would_do_and_does_nothing(fleet: Fleet) -> None:
+    with fleet.stored(_STAGED):
+        fleet.check(("tcp 81 to near", "tcp 80 to near", "udp 53 to near", "icmp 8 to near"), ())
+        would = {action: count(fleet, action, "default.tried") for action in ("Allow", "Deny")}
+        assert would == {"Deny": 2, "Allow": 3}  # what the policy before it allowed did not come to it
+    with fleet.stored(_STAGED.replace("order: 5", "order: 5, stagedAction: Delete")):
+        fleet.check(("tcp 81 to near",), ())
+        assert 'policy="default.tried"' not in fleet.h1.metrics()

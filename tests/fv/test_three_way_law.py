@@ -29,6 +29,7 @@ from felix.model.keys import ResourceKey
 from felix.model.net import Net, parse_net
 from felix.policy.evaluate import Verdict, World, evaluate, find_workload
 from felix.policy.packet import UDP, Packet
+from felix.policy.staged import is_staged
 from tests.model.fake_nft import FakeNft
 from tests.model.nft_worlds import drive
 from tests.model.worlds import HOSTS, PROTOCOLS, PolicyRecord, draw_packet, world_updates, worlds
@@ -186,7 +187,8 @@ class Run:
         meant: Counter[tuple[ResourceKey, str, Action, int | None]] = Counter()
         for packet in packets:
             if self._is_asked_about(world, packet):
-                for step in evaluate(world, packet, self._host).trace:
+                verdict = evaluate(world, packet, self._host)
+                for step in (*verdict.trace, *verdict.staged):
                     if step.policy is not None and step.action is not Action.LOG:
                         what = (step.policy, step.direction.value.lower(), step.action)
                         meant.update([(*what, None), (*what, step.rule)])
@@ -194,6 +196,7 @@ class Run:
             seen = self._fake.counts[name] - before.get(name, 0)
             assert seen == meant[(counted.key, counted.direction, counted.action, counted.rule)], (name, counted)
             self._bench.tried["packets counted by rules"] += seen if counted.rule is not None else 0
+            self._bench.tried[f"packets {counted.action.value} by staged"] += seen * is_staged(counted.key.kind)
 
     def _is_asked_about(self, world: World, packet: Packet) -> bool:
         """Whether policy sees the packet: one that connection tracking calls invalid may be dropped before."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 from felix.calc.compile import compile_rules
-from felix.dataplane.nft.names import INGRESS
-from felix.dataplane.nft.stack import render_policy
+from felix.calc.desired import Action, CompiledPolicy, CompiledRule, Stack, StackTier
+from felix.dataplane.nft.names import INGRESS, policy_chain
+from felix.dataplane.nft.stack import render_policy, render_stack
 from felix.dataplane.nft.types import DenyAction, LogRate, NftConfig
 from felix.model.codec import decode
 from felix.model.keys import ResourceKey
@@ -55,6 +56,18 @@ def _render(rule: Rule, config: NftConfig) -> str:
 
 def test_rules_become_nft_rules_as_expected(check_golden: CheckGolden) -> None:
     check_golden("nft/rules.txt", "\n".join(_render(rule, NftConfig(counts_policies=False)) for rule in RULES))
+
+
+def test_staged_policy_becomes_counters_without_a_verdict_as_expected(check_golden: CheckGolden) -> None:
+    key = ResourceKey("StagedGlobalNetworkPolicy", "", "web")
+    rules = tuple(CompiledRule(action, protocol=6) for action in Action)
+    both = Stack((StackTier("default", (key, _KEY), Action.DENY),), ())
+    alone = Stack((StackTier("default", (key,), Action.PASS),), ())
+    policies = {key: CompiledPolicy(rules, ()), _KEY: CompiledPolicy((CompiledRule(Action.ALLOW),), ())}
+    rendered = {policy_chain(INGRESS, key): render_policy(NftConfig(), INGRESS, key, policies[key])}
+    for stack in (both, alone):
+        rendered |= render_stack(NftConfig(), INGRESS, stack, policies).chains
+    check_golden("nft/staged.txt", "\n".join("\n    ".join((name, *lines)) + "\n" for name, lines in rendered.items()))
 
 
 def test_settings_of_log_and_deny_shape_rules_as_expected(check_golden: CheckGolden) -> None:

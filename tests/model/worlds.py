@@ -206,8 +206,9 @@ _TYPES = st.sampled_from([["Ingress"], ["Egress"], ["Ingress", "Egress"]])
 _ORDERS = st.sampled_from([None, 1, 1.5, 10, 1000])
 _PRESENT = st.sampled_from([True, True, True, False])
 _POLICY_KINDS = st.sampled_from(
-    ["GlobalNetworkPolicy", "NetworkPolicy"] * 4 + ["StagedGlobalNetworkPolicy", "StagedNetworkPolicy"]
+    ["GlobalNetworkPolicy", "NetworkPolicy"] * 3 + ["StagedGlobalNetworkPolicy", "StagedNetworkPolicy"]
 )
+_STAGED_ACTIONS = st.sampled_from([None, "Set", "Set", "Learn", "Delete", "Ignore"])
 _POLICY_TIERS = st.sampled_from([None, "default", "early", "early", "late", MISSING_TIER])
 _POLICY_SELECTORS = rarely(SELECTORS, 3)
 _POLICY_NAMESPACE_SELECTORS = rarely(NAMESPACE_SELECTORS, 6)
@@ -238,6 +239,8 @@ def _policies(draw: st.DrawFn, number: int) -> tuple[ResourceKey, Document]:
     if is_global and draw(_ONE_IN_EIGHT):
         spec |= {draw(_HOST_POLICY_FLAGS): True, "applyOnForward": True}
         spec |= {"types": ["Ingress"], "egress": []}
+    if kind.startswith("Staged"):
+        spec |= _given(stagedAction=draw(_STAGED_ACTIONS))
     namespace = "" if is_global else draw(_NAMESPACES)
     return ResourceKey(kind, namespace, f"{prefix}policy-{number}"), spec
 

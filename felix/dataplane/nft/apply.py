@@ -30,7 +30,7 @@ from felix.dataplane.nft.elements import (
 from felix.dataplane.nft.extras import is_hooked
 from felix.dataplane.nft.objects import pack_counters
 from felix.dataplane.nft.render import render_deleted, render_table
-from felix.dataplane.nft.stack import CLOSED
+from felix.dataplane.nft.stack import closed_lines
 from felix.dataplane.nft.types import (
     TABLE,
     ApplyResult,
@@ -300,7 +300,7 @@ NamedLines = Sequence[tuple[str, Lines]]
 def _declare_closed(port: NftPort, chains: NamedLines, result: ApplyResult) -> bool:
     """New chains exist and drop, so that others may refer to them before their own lines are written."""
     for start in range(0, len(chains), _TRANSACTION_OBJECTS):
-        some = [(name, CLOSED) for name, _ in chains[start : start + _TRANSACTION_OBJECTS]]
+        some = [(name, closed_lines(name)) for name, _ in chains[start : start + _TRANSACTION_OBJECTS]]
         refusal = port.run(render_table((), some))
         if refusal:
             result.error, result.needs_read = f"declaring chains: {refusal}", True
@@ -326,7 +326,7 @@ def _write_halves(port: NftPort, chains: NamedLines, refusal: str, result: Apply
     """Writes chains that all exist, after writing them together has failed with `refusal`."""
     if len(chains) == 1:
         ((name, _),) = chains
-        trouble = port.run(render_table((), [(name, CLOSED)], [name]))
+        trouble = port.run(render_table((), [(name, closed_lines(name))], [name]))
         if trouble:  # not even a drop goes in: it is not this chain's fault
             result.error, result.needs_read = f"writing chain {name}: {refusal}; closing it: {trouble}", True
             return False

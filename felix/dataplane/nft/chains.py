@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from felix.calc.desired import CompiledPolicy, Stack
 from felix.dataplane.nft.names import policy_chain
-from felix.dataplane.nft.stack import CLOSED, is_jumped, render_policy, render_stack, rules_of
+from felix.dataplane.nft.stack import closed_lines, is_jumped, render_policy, render_stack, rules_of
 from felix.dataplane.nft.types import Lines, NftConfig
 from felix.model.keys import ResourceKey
 from felix.reconcile.delta import DeltaTracker
@@ -102,21 +102,21 @@ class ChainBook:
         """`lines` were refused, `chain` now only drops, and it stays so until other lines are wanted."""
         self._refused[chain] = lines
         self.refusals_version += 1
-        self._tracker.note_present(chain, CLOSED)
+        self._tracker.note_present(chain, closed_lines(chain))
         if self._tracker.desired.get(chain) == lines:
-            self._tracker.set_desired(chain, CLOSED)
+            self._tracker.set_desired(chain, closed_lines(chain))
 
     def forgive(self) -> None:
         """Chains that were refused are wanted with their real lines again."""
         for chain, lines in self._refused.items():
-            if self._tracker.desired.get(chain) == CLOSED:
+            if self._tracker.desired.get(chain) == closed_lines(chain):
                 self._tracker.set_desired(chain, lines)
         self.refusals_version += bool(self._refused)
         self._refused.clear()
 
     def closed_chains(self) -> Iterable[str]:
         """Returns the wanted chains that are closed because their lines were refused."""
-        return [chain for chain in self._refused if self._tracker.desired.get(chain) == CLOSED]
+        return [chain for chain in self._refused if self._tracker.desired.get(chain) == closed_lines(chain)]
 
     def stacks_with(self, chain: str) -> list[DirectedStack]:
         """Returns the stacks that use `chain`. Looks at all stacks; for reports only."""
@@ -132,7 +132,7 @@ class ChainBook:
     def _want(self, chain: str, lines: Lines) -> None:
         refused = self._refused.get(chain)
         if refused is not None and refused == lines:
-            lines = CLOSED
+            lines = closed_lines(chain)
         elif refused is not None:
             del self._refused[chain]
             self.refusals_version += 1

@@ -29,6 +29,11 @@ class Counted(NamedTuple):
     rule: int | None = None
 
 
+def counts_anything(config: NftConfig) -> bool:
+    """Whether there are counters; without them nothing is tried."""
+    return config.counts_policies or config.counted_rules > 0
+
+
 def count_statements(
     config: NftConfig, direction: str, key: ResourceKey, rules: tuple[CompiledRule, ...]
 ) -> Iterator[tuple[str, ...]]:
@@ -74,7 +79,7 @@ class CounterBook:
                 self._objects.drop_desired(ObjectName("counter", name))
         if counted:
             self._names_by_key[key] = tuple(counted)
-        for name in counted.keys() - self._counted_by_name.keys():
+        for name in [name for name in counted if name not in self._counted_by_name]:
             self._objects.set_desired(ObjectName("counter", name), ())
         self._counted_by_name.update(counted)
 

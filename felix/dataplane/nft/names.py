@@ -9,9 +9,12 @@ import re
 from felix.calc.desired import Stack
 from felix.dataplane.nft.types import ElementShape
 from felix.model.keys import ResourceKey
+from felix.policy.staged import is_staged
 
 INGRESS = "ingress"
 EGRESS = "egress"
+STAGED = "staged"
+"""What the names of chains begin with whose rules are tried and not enforced."""
 
 _HASH_BYTES = 10  # 80 bits: nobody finds two policies with one chain by trying
 _READABLE_CHARACTERS = 40
@@ -24,7 +27,7 @@ _COMMENT_CHARACTERS = 120  # the kernel's tools keep 128 bytes with a closing ze
 def policy_chain(direction: str, key: ResourceKey) -> str:
     """Returns the name of the chain that holds one direction of a policy or profile."""
     where = f"{key.namespace}." if key.namespace else ""
-    kind = "profile" if key.kind == "Profile" else "policy"
+    kind = "profile" if key.kind == "Profile" else STAGED if is_staged(key.kind) else "policy"
     return f"{kind}-{_SHORT[direction]}-{_plain(where + key.name)}-{_digest(key.kind, key.namespace, key.name)}"
 
 

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from felix.calc.desired import Action, CompiledPolicy, CompiledRule, Stack
-from felix.dataplane.nft.counters import count_statements
+from felix.dataplane.nft.counters import count_statements, counts_anything
 from felix.dataplane.nft.match import render_matches
-from felix.dataplane.nft.names import EGRESS, INGRESS, comment, policy_chain, segment_chain, stack_chain
+from felix.dataplane.nft.names import EGRESS, INGRESS, STAGED, comment, policy_chain, segment_chain, stack_chain
 from felix.dataplane.nft.statements import deny_statement, log_statement
 from felix.dataplane.nft.types import Lines, NftConfig
 from felix.model.keys import ResourceKey
+from felix.policy.staged import is_staged
 
 DENIED_COUNTER = "denied"
 ENCAPSULATED_COUNTER = "encapsulated"
@@ -29,6 +30,8 @@ CLOSED: Lines = (
     f'counter name "{DENIED_COUNTER}" drop comment {comment("closed: the rules were refused by the kernel")}',
 )
 """The lines of a chain whose real rules the kernel does not take."""
+UNTRIED: Lines = (f"return comment {comment('not tried: the rules were refused by the kernel')}",)
+"""The same for rules that are only tried."""
 
 
 @dataclass(slots=True)
@@ -37,6 +40,11 @@ class RenderedStack:
 
     chains: dict[str, Lines] = field(default_factory=dict)
     jumped: dict[ResourceKey, None] = field(default_factory=dict)
+
+
+def closed_lines(chain: str) -> Lines:
+    """Returns the lines of that chain while its real ones are not there: it drops, unless it never decides."""
+    return UNTRIED if chain.startswith(f"{STAGED}-") else CLOSED
 
 
 def rules_of(policy: CompiledPolicy, direction: str) -> tuple[CompiledRule, ...]:
@@ -57,7 +65,8 @@ def is_passing(policy: CompiledPolicy, direction: str) -> bool:
 
 def is_jumped(key: ResourceKey, policy: CompiledPolicy, direction: str) -> bool:
     """Whether stacks jump to a chain of this policy's own: it has rules, and Pass leads nowhere special."""
-    return bool(rules_of(policy, direction)) and (key.kind == PROFILE or not is_passing(policy, direction))
+    is_apart = key.kind == PROFILE or is_staged(key.kind)
+    return bool(rules_of(policy, direction)) and (is_apart or not is_passing(policy, direction))
 
 
 def render_policy(config: NftConfig, direction: str, key: ResourceKey, policy: CompiledPolicy) -> Lines:
@@ -102,6 +111,11 @@ def _render_segment(
         leads_on = ""
         for key in tier.policies:
             policy = policies.get(key)
+            if is_staged(key.kind):
+                if policy is not None and rules_of(policy, direction) and counts_anything(config):
+                    rendered.jumped[key] = None
+                    lines.append(f"jump {policy_chain(direction, key)}")
+                continue
             if policy is None:
                 lines.append(_render_denied(config, f"{key} is missing or unreadable"))
                 return tuple(lines)
@@ -145,6 +159,10 @@ def _render_rules(
     rules = rules_of(policy, direction)
     for number, counters in enumerate(count_statements(config, direction, key, rules)):
         rule = rules[number]
+        if is_staged(key.kind):
+            if rule.action is not Action.LOG:
+                lines += _render_rule(rule, counters, "return", key, number)
+            continue
         match rule.action:
             case Action.ALLOW:
                 statement = "accept"
@@ -156,7 +174,13 @@ def _render_rules(
                 statement = log_statement(config, policy.tier, key)
             case _:
                 assert_never(rule.action)
-        note = comment(f"{key} {number}; {rule.note}" if rule.note else f"{key} {number}")
-        counting = "".join(f'counter name "{name}" ' for name in counters)
-        lines += [f"{match} {counting}{statement} comment {note}".lstrip() for match in render_matches(rule)]
+        lines += _render_rule(rule, counters, statement, key, number)
     return tuple(lines)
+
+
+def _render_rule(
+    rule: CompiledRule, counters: tuple[str, ...], statement: str, key: ResourceKey, number: int
+) -> list[str]:
+    note = comment(f"{key} {number}; {rule.note}" if rule.note else f"{key} {number}")
+    counting = "".join(f'counter name "{name}" ' for name in counters)
+    return [f"{match} {counting}{statement} comment {note}".lstrip() for match in render_matches(rule)]

@@ -23,6 +23,7 @@ from felix.dataplane.nft.types import ElementShape, KernelTable, NftConfig, Obje
 from felix.errors import DataError
 from felix.model.keys import ResourceKey
 from felix.model.net import parse_net
+from felix.policy.packet import Packet
 from tests.model.fake_nft import FakeNft
 from tests.model.nft_worlds import drive, endpoint
 
@@ -243,3 +244,18 @@ def test_chain_of_an_endpoint_that_was_emptied_lets_nothing_through() -> None:
         _, leads, stops = read_table(fake).chains[name]
         assert " jump gate-" in leads
         assert stops.endswith('counter name "denied" drop')
+
+
+def test_staged_policy_that_the_kernel_refuses_is_not_tried_and_denies_nothing() -> None:
+    staged = ResourceKey("StagedGlobalNetworkPolicy", "", "s")
+    stack = Stack((StackTier("default", (staged, _A), Action.DENY),), ())
+    one = endpoint(1, stack, _EMPTY)
+    rules = CompiledPolicy((CompiledRule(Action.DENY, protocol=99),), ())
+    plan = _plan(DesiredDelta(policies={staged: rules, _A: _ALLOW}, endpoints={one.key: one}))
+    kernel = FakeNft()
+    kernel.is_refused = lambda line: "meta l4proto 99" in line
+    drive(kernel, plan)
+    assert plan.is_settled
+    address = one.addresses[0].value
+    assert kernel.is_forwarded(Packet(4, 1, address, 99), "eth0", one.interface)
+    assert [key for _, key, _ in plan.closed_chains()] == [staged]

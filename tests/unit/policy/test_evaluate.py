@@ -7,7 +7,7 @@ import pytest
 from felix.calc.desired import Action
 from felix.model.keys import ResourceKey
 from felix.model.records import StagedGlobalNetworkPolicy
-from felix.policy.evaluate import Direction, World, evaluate, evaluate_endpoint
+from felix.policy.evaluate import Direction, Verdict, World, evaluate, evaluate_endpoint
 from felix.policy.packet import ICMP, ICMPV6, UDP, Packet
 from tests.unit.policy.build import WorldBuilder, make_record, packet, rule
 
@@ -35,7 +35,7 @@ def actions(world: World, packet: Packet) -> list[Action]:
 
 
 def test_packet_that_concerns_no_workload_is_allowed(builder: WorldBuilder) -> None:
-    assert evaluate(builder.world, packet(OUTSIDE, "192.0.2.8")) == (True, ())
+    assert evaluate(builder.world, packet(OUTSIDE, "192.0.2.8")) == Verdict(True, ())
 
 
 def test_workload_without_policy_and_profiles_is_closed_in_both_directions(builder: WorldBuilder) -> None:

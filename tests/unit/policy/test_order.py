@@ -49,3 +49,15 @@ def test_policy_name_with_its_tier_as_prefix_stands_where_it_stands_without() ->
     assert place("t.a", 1) == place("a", 1)
     assert place("other.a", 1) != place("a", 1)
     assert place("default.a", 1, tier="") == place("a", 1, tier="default")
+
+
+def test_staged_policy_stands_directly_before_the_one_that_it_would_replace() -> None:
+    keys = [
+        ResourceKey(kind, "", name)
+        for kind in ("GlobalNetworkPolicy", "StagedGlobalNetworkPolicy")
+        for name in ("a", "b", "default.c")
+    ]
+    stood = sorted(keys, key=lambda key: policy_sort_key(key, "default", 1.0))
+    assert [(key.name, key.kind.startswith("Staged")) for key in stood] == [
+        (name, staged) for name in ("a", "b", "default.c") for staged in (True, False)
+    ]
