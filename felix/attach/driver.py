@@ -16,9 +16,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -32,7 +32,7 @@ from felix.attach.mailbox import Debts
 from felix.attach.names import DEFAULT_NAMESPACE, Attached, endpoint_key, handle_name, host_interface
 from felix.attach.types import AttachAnswer, AttachRequest, Code, DetachAnswer, DetachRequest, Refusal, bound_deadline
 from felix.attach.veth import HOST_MAC, Taken, Veth, VethSpec
-from felix.attach.watch import EnforcementWatch, Gate
+from felix.attach.watch import EnforcementWatch, Gate, Lanes
 from felix.clock import monotonic_s
 from felix.datastore.faults import EtcdUnavailable
 from felix.errors import FelixError, PeerError
@@ -112,7 +112,7 @@ class AttachService:
         self._kernel = kernel or Kernel()
         self._on_done = on_done
         self._threads = ThreadPoolExecutor(_THREADS, "attach")
-        self._lanes: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
+        self._lanes: Lanes[tuple[str, str]] = Lanes()
         self._attaching: dict[Attached, dict[asyncio.Task[AttachAnswer], _Made]] = {}
         self._claims: dict[str | Net, Attached] = {}  # interfaces and given addresses of attaches under way
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -431,19 +431,9 @@ class AttachService:
             raise Refusal(Code.UNAVAILABLE, _ENDING)
         return task.result()
 
-    @asynccontextmanager
-    async def _lane(self, who: Attached) -> AsyncIterator[None]:
+    def _lane(self, who: Attached) -> AbstractAsyncContextManager[None]:
         """Only one at a time works on a container."""
-        name = who.orchestrator, who.container
-        lock, users = self._lanes.get(name) or (asyncio.Lock(), 0)
-        self._lanes[name] = lock, users + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._lanes.pop(name)
-            if users > 1:
-                self._lanes[name] = lock, users - 1
+        return self._lanes.enter((who.orchestrator, who.container))
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         """Returns what `call` returns, from a thread; what has begun is waited for, also when this is cancelled."""

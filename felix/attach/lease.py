@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 from felix.attach.check import check_addresses, check_attributes, check_handle, check_node
 from felix.attach.mailbox import Debts
 from felix.attach.types import ADDRESSES_LIMIT, AllocateRequest, Code, Refusal, ReleaseRequest
+from felix.attach.watch import Lanes
 from felix.datastore.faults import EtcdUnavailable
 from felix.ipam.apply import Allocator
 from felix.ipam.block import Holder
+from felix.ipam.draft import Draft
 from felix.ipam.read import Store, read_blocks, read_blocks_around, read_handles
 from felix.ipam.release import Release
 from felix.ipam.types import Request
@@ -30,6 +33,8 @@ class AddressLeases:
         self._allocator = allocator
         self._node = node
         self._debts = debts
+        self._owed: dict[str, Callable[[], Awaitable[None]]] = {}
+        self._lanes: Lanes[str] = Lanes()
 
     async def allocate(self, request: AllocateRequest) -> list[Net]:
         """The handle has all addresses of the request more than before, or none."""
@@ -38,15 +43,10 @@ class AddressLeases:
         check_attributes(request.attributes)
         if not 1 <= len(wanted) + request.ipv4 + request.ipv6 <= ADDRESSES_LIMIT:
             raise Refusal(Code.INVALID, f"ask for 1 to {ADDRESSES_LIMIT} addresses")
-        before = frozenset(await self._allocator.addresses_of(handle))
         asked = Request(self._node, handle, request.ipv4, request.ipv6, request.attributes, request.pools)
-        try:
-            return await self._allocator.give(asked, wanted)
-        except EtcdUnavailable as error:
-            if not error.is_unsent:  # perhaps they were given; nobody has been told which
-                pay = partial(self._release_all_but, handle, before)
-                self._debts.owe(f"addresses of {handle}", None, pay)
-            raise
+        async with self._lanes.enter(handle):
+            await self._settle(handle)  # first: what is owed is everything that the handle has since then
+            return await self._give(asked, wanted)
 
     async def release(self, request: ReleaseRequest) -> list[Net]:
         """What the request means is free; returns what somebody held until now. Only what is this host's is meant."""
@@ -56,6 +56,10 @@ class AddressLeases:
         if len(wanted) > RELEASES_LIMIT:
             raise Refusal(Code.INVALID, f"release at most {RELEASES_LIMIT} addresses at once")
         handle = check_handle(request.handle) if request.handle else ""
+        async with self._lanes.enter(handle) if handle else nullcontext():
+            return await self._release(request, wanted, handle)
+
+    async def _release(self, request: ReleaseRequest, wanted: Sequence[Net], handle: str) -> list[Net]:
         if not wanted and not request.attributes:
             return await self._allocator.release_handle(handle, lambda holder: holder.node == self._node)
         blocks = await self._read_blocks(wanted, handle)
@@ -94,11 +98,45 @@ class AddressLeases:
             for ordinal, holder in (one.block.held() if one.block is not None else ())
         }
 
-    async def _release_all_but(self, handle: str, kept: frozenset[Net]) -> None:
+    async def _give(self, asked: Request, wanted: Sequence[Net]) -> list[Net]:
+        before = frozenset(await self._allocator.addresses_of(asked.handle))
+        tried: set[Net] = set()
+
+        async def note(chosen: Sequence[Net]) -> Draft:
+            tried.update(chosen)
+            return Draft()
+
+        try:
+            return await self._allocator.give(asked, wanted, note)
+        except EtcdUnavailable as error:
+            if not error.is_unsent:  # perhaps they were given; nobody has been told which
+                self._owed[asked.handle] = partial(self._release_all_but, asked.handle, before, tried)
+                self._debts.owe(_debt_of(asked.handle), None, partial(self._pay, asked.handle))
+            raise
+
+    async def _pay(self, handle: str) -> None:
+        async with self._lanes.enter(handle):
+            await self._settle(handle)
+
+    async def _settle(self, handle: str) -> None:
+        """Nothing is owed for the handle; the caller has its lane."""
+        undo = self._owed.get(handle)
+        if undo is not None:
+            await undo()
+            del self._owed[handle]
+            self._debts.forget(_debt_of(handle))
+
+    async def _release_all_but(self, handle: str, kept: frozenset[Net], tried: Collection[Net]) -> None:
+        """The handle has nothing but `kept`, and what was tried does not arrive any more."""
+        await self._allocator.touch(list(tried))
         found = await self._allocator.addresses_of(handle)
         released = await self.take_back([Release(net, handle) for net in found if net not in kept])
         if released:
             log.info("addresses of %s that nobody was told of are free again: %s", handle, _texts(released))
+
+
+def _debt_of(handle: str) -> str:
+    return f"addresses of {handle}"
 
 
 def _texts(nets: Sequence[Net]) -> str:

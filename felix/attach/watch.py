@@ -1,9 +1,12 @@
-"""Waiting until the kernel enforces an endpoint, and until anything may be begun: woken, never by looking. Shell."""
+"""Waiting until the kernel enforces an endpoint, until anything may be begun, for one's turn: woken, never by looking.
+Shell."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
 
 from felix.attach.endpoint import Attachment
 from felix.attach.types import Code, Refusal
@@ -11,6 +14,7 @@ from felix.calc.desired import LocalEndpoint
 from felix.dataplane.cycle import EndpointCondition, EndpointReport
 from felix.model.keys import ResourceKey
 
+K = TypeVar("K", bound=Hashable)
 Look = Callable[[ResourceKey], tuple[LocalEndpoint | None, EndpointReport | None]]
 """Returns what is wanted of an endpoint now, and how it stands."""
 
@@ -93,3 +97,26 @@ class Gate:
         while self._find_obstacle():
             self._news.clear()
             await self._news.wait()
+
+
+class Lanes(Generic[K]):
+    """Of those who work on the same thing one does at a time. Costs nothing for things that nobody works on."""
+
+    def __init__(self) -> None:
+        self._users: dict[K, tuple[asyncio.Lock, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._users)
+
+    @asynccontextmanager
+    async def enter(self, thing: K) -> AsyncIterator[None]:
+        """Only the caller works on that thing until this is left; who came first goes first."""
+        lock, users = self._users.get(thing) or (asyncio.Lock(), 0)
+        self._users[thing] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._users.pop(thing)
+            if users > 1:
+                self._users[thing] = lock, users - 1

@@ -601,6 +601,32 @@ async def test_allocation_that_got_no_answer_is_given_back(world: AttachWorld, s
     assert (len(world.held) == 3) if status == 200 else (world.held == before)
 
 
+@pytest.mark.parametrize("how", ["unanswered", "late"])
+@pytest.mark.parametrize("step", range(1, 6))
+async def test_allocation_that_is_asked_again_keeps_what_it_was_told(world: AttachWorld, step: int, how: str) -> None:
+    first = world.store.calls
+    world.store.lost = lambda call: how if call - first == step else ""
+    statuses = []
+    for _ in range(2):
+        status, document = await world.post("/v1/ipam/allocate", handle="u1", ipv4=1)
+        statuses.append(status)
+        if status == 200:
+            break
+    await world.store.deliver_late()
+    await settle_debts(world)
+    assert statuses in ([200], [503, 200])
+    assert [f"{one}/32" for one in world.held] == document["addresses"]
+    check_laws(world.values)
+
+
+async def test_release_waits_for_an_allocation_under_way(world: AttachWorld) -> None:
+    giving = asyncio.create_task(world.post("/v1/ipam/allocate", handle="u1", ipv4=1))
+    await until(lambda: world.store.calls > 0)
+    await world.post("/v1/ipam/release", handle="u1")
+    await giving
+    world.check_nothing()
+
+
 async def test_close_waits_for_nothing_and_answers_those_who_wait(world: AttachWorld) -> None:
     world.is_enforcing = False
     waiting = asyncio.create_task(world.attach())
