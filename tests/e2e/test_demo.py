@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from felix.lab.lab import Lab
 from felix.lab.namespace import list_namespaces
+from tests.support.browser import ThisMachine, running_browser
 
 pytestmark = pytest.mark.fv
 
+PICTURE = Path(__file__).parents[2] / "docs" / "star.png"
 COMMAND = [sys.executable, "-m", "felix", "lab", "demo", "--page-port", "0", "--master-port", "0"]
 
 
@@ -63,12 +67,34 @@ def name() -> Iterator[str]:
 
 
 @pytest.mark.timeout(300)
-def test_demo_shows_every_cell_as_it_must_be_and_leaves_nothing(name: str) -> None:
-    done = subprocess.run([*COMMAND, "--name", name, "-o", "json"], capture_output=True, text=True, check=False)
-    print(done.stderr)
-    assert done.returncode == 0
-    report = msgspec.json.decode(done.stdout, type=Report)
-    assert report.right == report.total
+def test_demo_shows_every_cell_as_it_must_be_also_on_its_page_and_leaves_nothing(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    with (
+        (tmp_path / "report.json").open("w+") as printed,  # it is longer than what a pipe holds
+        subprocess.Popen(
+            [*COMMAND, "--name", name, "--keep", "-o", "json"], stdout=printed, stderr=subprocess.PIPE, text=True
+        ) as demo,
+    ):
+        assert demo.stderr is not None
+        page, picture = "", None
+        try:
+            for line in demo.stderr:
+                print(line, end="")
+                if line.startswith("The page"):
+                    page = line.split()[-1]
+                if line.startswith("All of it stays up"):
+                    picture = look_at(page, tmp_path / "chromium")
+                    demo.send_signal(signal.SIGINT)
+            demo.wait()
+        finally:
+            demo.kill()
+    if picture and request.config.getoption("--rewrite-golden"):
+        shutil.copyfile(picture, PICTURE)
+    assert PICTURE.stat().st_size < 200_000
+    assert demo.returncode == 0
+    report = msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=Report)
+    assert (report.page, report.right) == (page, report.total)
     counts = {one.name: (len(one.cells), len(one.checks)) for one in report.chapters}
     assert counts == {
         "1": (20, 5),
@@ -76,13 +102,26 @@ def test_demo_shows_every_cell_as_it_must_be_and_leaves_nothing(name: str) -> No
         "mixed": (20, 2),
         "3": (108, 5),
         "custom": (92, 4),
-        "move": (92, 3),
+        "move": (92, 5),
         "names": (0, 6),
         "teardown": (0, 15),
     }
     assert {cell.by for one in report.chapters for cell in one.cells} == {"TCP", "ICMP", "page"}
     assert not list_namespaces(f"fx-{name}-")
     assert not Lab(name).directory.exists()
+
+
+def look_at(page: str, folder: Path) -> Path:
+    """A reader of the page sees all three stages, and that everything is as expected; returns a picture."""
+    with running_browser(ThisMachine(), folder) as browser:
+        browser.open(page)
+        browser.prefer("light", motion="reduce")
+        browser.wait("document.querySelectorAll('.edge.reachable').length === 18")
+        browser.wait("document.querySelectorAll('.edge.blocked').length === 8")
+        browser.wait("document.getElementById('tile-expected').textContent.trim() === '26 of 26'")
+        picture = browser.keep_picture("demo", 1400, 900, scale=0.75)
+        assert browser.read_console() == []
+    return picture
 
 
 def test_demo_that_is_interrupted_ends_at_once_and_leaves_nothing(name: str) -> None:
@@ -92,7 +131,10 @@ def test_demo_that_is_interrupted_ends_at_once_and_leaves_nothing(name: str) -> 
             if line.startswith("Stage 1"):
                 demo.send_signal(signal.SIGINT)
                 break
-        demo.communicate(timeout=60)
+        try:
+            demo.communicate(timeout=60)
+        finally:
+            demo.kill()
     assert demo.returncode == 130
     assert not list_namespaces(f"fx-{name}-")
     assert not Lab(name).directory.exists()

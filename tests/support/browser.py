@@ -7,12 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
-
-from tests.support.netns import Namespace
 
 ARTEFACTS = Path(__file__).parents[2] / "build" / "artefacts"
 _CHROMIUM, _DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
@@ -25,6 +23,20 @@ _OPTIONS = (
     "--disable-component-update",
     "--no-first-run",
 )
+
+
+class Inside(Protocol):
+    """Where a browser is."""
+
+    def enter_thread(self) -> None:
+        """The thread that calls this is inside from now on."""
+
+
+class ThisMachine:
+    """The network that the tests themselves are in, as somebody's own browser is."""
+
+    def enter_thread(self) -> None:
+        """The thread stays where it is."""
 
 
 class Browser:
@@ -54,9 +66,9 @@ class Browser:
         """The keys are pressed, one after the other, wherever the focus is."""
         self._call(lambda: webdriver.ActionChains(self._driver).send_keys(*keys).perform())
 
-    def resize(self, width: int, height: int) -> None:
-        """The page has that size, in CSS pixels."""
-        size: dict[str, object] = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    def resize(self, width: int, height: int, scale: float = 1) -> None:
+        """The page has that size, in CSS pixels. scale: pixels of the screen for one of them."""
+        size: dict[str, object] = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
         self._command("Emulation.setDeviceMetricsOverride", size)
 
     def prefer(self, scheme: str, motion: str = "no-preference") -> None:
@@ -67,11 +79,11 @@ class Browser:
         ]
         self._command("Emulation.setEmulatedMedia", {"features": features})
 
-    def keep_picture(self, name: str, width: int, height: int) -> Path:
+    def keep_picture(self, name: str, width: int, height: int, scale: float = 1) -> Path:
         """Returns where a picture of the whole page is kept, at least of that size; the page has this size then."""
         ARTEFACTS.mkdir(parents=True, exist_ok=True)
         self.resize(width, height)
-        self.resize(width, max(height, self.run("return document.documentElement.scrollHeight")))
+        self.resize(width, max(height, self.run("return document.documentElement.scrollHeight")), scale)
         path = ARTEFACTS / f"{name}.png"
         assert self._call(lambda: self._driver.save_screenshot(str(path)))
         print(f"picture: {path}")
@@ -105,7 +117,7 @@ look();
 
 
 @contextlib.contextmanager
-def running_browser(namespace: Namespace, profile: Path) -> Iterator[Browser]:
+def running_browser(namespace: Inside, profile: Path) -> Iterator[Browser]:
     """Yields a browser that is gone afterwards. profile: an empty folder for its files."""
     for program in (_CHROMIUM, _DRIVER):
         assert program.exists(), f"{program} is missing; `make setup` installs chromium and chromium-driver"

@@ -6,6 +6,7 @@ Each step is a chapter of the report. What stage 3 needs of the others it does w
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import time
 from collections.abc import Sequence
@@ -22,9 +23,9 @@ from felix.lab.place import Place
 
 BEFORE, SHARED, ISOLATED = "star-before", "star", "star-iso"
 TITLE_BY_GROUP = {
-    BEFORE: "1 before: the hosts' addresses",
-    SHARED: "2 an address for each, all public",
-    ISOLATED: "3 isolated: star-1, star-2",
+    BEFORE: "1 before",
+    SHARED: "2 public",
+    ISOLATED: "3 isolated",
 }
 _FREE_PORT = 7777  # nothing says that it is used; inside a group it is open
 
@@ -115,12 +116,13 @@ async def run_narrowed(world: World) -> Chapter:
 
 async def run_moved(world: World) -> Chapter:
     """A container gets another group while it runs."""
-    chapter = world.begin("move", "D moves from star-2 to star-1, and nothing is started again")
+    chapter = world.begin("move", "D moves from star-2 to star-1 and back, and no task starts anew")
     running, before = world.running(ISOLATED), world.life(ISOLATED)
     if len(running) != 5:
         chapter.checks.append(Check("all five of stage 3 run", False, ", ".join(running)))
         return chapter
-    endpoint = await asyncio.to_thread(_find_endpoint, world, running["D"])
+    original = await asyncio.to_thread(_find_endpoint, world, running["D"])
+    endpoint = copy.deepcopy(original)
     spec = endpoint["spec"]
     assert isinstance(spec, dict)
     spec["profiles"] = ["star-1" if one == "star-2" else one for one in spec["profiles"]]
@@ -132,8 +134,14 @@ async def run_moved(world: World) -> Chapter:
     expected = _fit(world, tables.ISOLATED_MOVED)
     await asyncio.to_thread(world.show, ISOLATED, _urls(ISOLATED), TITLE_BY_GROUP[ISOLATED], expected)
     await _measure(world, chapter, ISOLATED, expected)
+    chapter.checks.append(await _check_graph(world, running[COLLECT], 4, 6))
+    await asyncio.to_thread(world.felix, "apply", "-f", "-", stdin=json.dumps(original))
+    elapsed_s = await world.tries.wait_icmp(source, target.address, is_open=False)
+    await asyncio.to_thread(world.show, ISOLATED, _urls(ISOLATED), TITLE_BY_GROUP[ISOLATED], tables.ISOLATED)
+    again = await world.settle(ISOLATED, tables.ISOLATED)
     chapter.checks += [
-        await _check_graph(world, running[COLLECT], 4, 6),
+        _check_prompt("D is back in star-2, A does not reach it", elapsed_s),
+        Check("the page shows stage 3 as it was", all(cell.is_right for cell in again)),
         Check("nothing was started again", world.life(ISOLATED) == before),
     ]
     return chapter
