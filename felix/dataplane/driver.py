@@ -28,7 +28,7 @@ from felix.dataplane.netlink.read import read_program
 from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.types import ApplyResult, Culprit, NftConfig, SetChange
 from felix.dataplane.qdiscs.plan import QdiscPlan
-from felix.dataplane.qdiscs.types import QdiscEvent
+from felix.dataplane.qdiscs.types import TrafficEvent
 from felix.dataplane.routes.plan import RoutePlan
 from felix.dataplane.routes.types import RouteConfig, RouteEvent, RoutePlanned
 from felix.dataplane.serve import KernelNews, KernelPort
@@ -265,7 +265,7 @@ class Driver:
             match event:
                 case Link(index, name, is_up):
                     self._routes.on_link(index, name, is_up)
-                    self._qdiscs.on_link(index, name)
+                    self._qdiscs.on_link(index, name, is_up)
                     is_news = True
                 case LinkGone(index):
                     self._routes.on_link_gone(index)
@@ -286,7 +286,7 @@ class Driver:
         for port in self._routes.pop_foreign_ports() - self._program_by_port.keys():
             self._program_by_port[port] = read_program(port)  # now: it may end any moment
 
-    def _on_qdiscs(self, events: Sequence[QdiscEvent]) -> None:
+    def _on_qdiscs(self, events: Sequence[TrafficEvent]) -> None:
         for event in events:
             if self._qdiscs.on_event(event):
                 self._wake.set()
@@ -445,7 +445,7 @@ class Driver:
         self._links.replace_believed(found.links, found.neighbours)
         self._routes.replace_links((link.index, link.name, link.is_up) for link in found.links)
         self._routes.replace_believed(found.routes)
-        self._qdiscs.replace_believed(((link.index, link.name) for link in found.links), found.qdiscs)
+        self._qdiscs.replace_believed(((link.index, link.name, link.is_up) for link in found.links), found.qdiscs)
         self._note_read(LINKS)
         self._note_read(ROUTES)
 
@@ -507,7 +507,7 @@ class Driver:
         if planned:
             result = await self._kernel.apply_qdiscs(planned)
             self._qdiscs.absorb(planned, result)
-            cycle.note_writes(QDISCS, sum(answer is None for answer in (*result.shapers, *result.stale)))
+            cycle.note_writes(QDISCS, result.done_count)
 
     async def _apply_links(self, cycle: Cycle) -> None:
         planned = self._links.plan(may_delete=True)

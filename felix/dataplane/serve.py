@@ -30,8 +30,8 @@ from felix.dataplane.nft.read import read_table
 from felix.dataplane.nft.types import ApplyResult, CleanupPlan, Count, Culprit, FillPlan, KernelTable, StructurePlan
 from felix.dataplane.nft.watch import NftWatch
 from felix.dataplane.qdiscs.apply import apply_qdiscs
-from felix.dataplane.qdiscs.read import parse_qdisc_events, read_qdiscs
-from felix.dataplane.qdiscs.types import QdiscEvent, QdiscFound, QdiscPlanned, QdiscResult
+from felix.dataplane.qdiscs.read import parse_traffic_events, read_qdiscs
+from felix.dataplane.qdiscs.types import QdiscPlanned, QdiscResult, TrafficEvent, TrafficFound
 from felix.dataplane.qdiscs.watch import GROUPS as QDISC_GROUPS
 from felix.dataplane.routes.apply import apply_routes
 from felix.dataplane.routes.read import parse_route_events, read_routes
@@ -62,7 +62,7 @@ class KernelNews:
     on_routes: Callable[[Sequence[RouteEvent]], None]
     on_lost: Callable[[], None]
     on_foreign_table: Callable[[Culprit], None]
-    on_qdiscs: Callable[[Sequence[QdiscEvent]], None]
+    on_qdiscs: Callable[[Sequence[TrafficEvent]], None]
 
 
 class HostState(NamedTuple):
@@ -71,7 +71,7 @@ class HostState(NamedTuple):
     links: Sequence[Link]
     neighbours: Sequence[tuple[NeighbourKey, NeighbourValue]]
     routes: Sequence[tuple[RouteKey, RouteValue]]
-    qdiscs: Sequence[QdiscFound] = ()
+    qdiscs: Sequence[TrafficFound] = ()
 
 
 class KernelPort(Protocol):
@@ -218,5 +218,5 @@ class HostKernel:
             self._news.on_links(links)
         if is_route_datagram(datagram) and (routes := list(parse_route_events(datagram, self._route_config))):
             self._news.on_routes(routes)
-        if qdiscs := list(parse_qdisc_events(datagram)):
+        if qdiscs := list(parse_traffic_events(datagram)):
             self._news.on_qdiscs(qdiscs)

@@ -101,6 +101,16 @@ def test_bandwidth_towards_an_endpoint_is_what_was_set(fleet: Fleet, version: in
     assert "tbf" not in fleet.h1.run(["tc", "qdisc", "show"]).stdout
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_bandwidth_of_what_an_endpoint_sends_is_what_was_set(fleet: Fleet, version: int) -> None:
+    near, far = fleet.sites["near"], fleet.sites["far"]
+    with fleet.changed("near", qosControls={"egressBandwidth": _RATE, "egressBurst": _BURST}):
+        for target in (fleet.sites["client"], far):
+            assert measure(near, target, version) == pytest.approx(1.0, rel=_TOLERANCE)
+    assert measure_stream(near, far, version, skip_bytes=1, seconds=0.2) > 5 * _RATE
+    wait_until(lambda: "fxbw-" not in fleet.h1.run(["ip", "link", "show"]).stdout, 5.0, "the device to go")
+
+
 def test_shaper_that_somebody_deletes_is_repaired_and_others_are_left(fleet: Fleet) -> None:
     interface = fleet.lab.workloads["near"].interface
     other = fleet.lab.workloads["guest"].interface
@@ -127,6 +137,34 @@ def test_shaper_that_somebody_deletes_is_repaired_and_others_are_left(fleet: Fle
     wait_until(lambda: "tbf" not in read(interface), 5.0, "the shaper to go")
     assert read(other) == foreign
     fleet.h1.run(["tc", "qdisc", "del", "dev", other, "root"])
+
+
+def test_way_through_a_device_that_somebody_breaks_is_mended(fleet: Fleet) -> None:
+    interface, near = fleet.lab.workloads["near"].interface, fleet.sites["near"]
+
+    def read() -> list[str]:
+        links = fleet.h1.run(["ip", "-br", "link", "show", "type", "ifb"]).stdout.split()
+        filters = fleet.h1.run(["tc", "filter", "show", "dev", interface, "ingress"]).stdout.splitlines()
+        roots = [fleet.h1.run(["tc", "qdisc", "show", "dev", name, "root"]).stdout for name in links[:1]]
+        return [*links[:2], *roots, *(line for line in filters if "Redirect" in line)]
+
+    with fleet.changed("near", qosControls={"egressBandwidth": _RATE}):
+        wait_until(lambda: len(read()) == 4, 5.0, "the way through a device")
+        before = read()
+        device = before[0]
+        for command in (
+            f"tc filter del dev {interface} ingress",
+            f"tc qdisc del dev {interface} clsact",
+            f"tc qdisc del dev {device} root",
+            f"ip link set {device} down",
+            f"ip link del {device}",
+        ):
+            fleet.h1.run(command.split())
+            wait_until(lambda: read() == before, 5.0, command)
+        fleet.check_packets(("near tcp 80 to far",), ())
+        assert measure_stream(near, fleet.sites["far"], 4, skip_bytes=_BURST // 4, seconds=0.3) < 2 * _RATE
+    wait_until(lambda: not read(), 5.0, "nothing to be left")
+    fleet.check_packets(("near tcp 80 to far",), ())
 
 
 def test_restart_with_limits_writes_nothing(fleet: Fleet) -> None:

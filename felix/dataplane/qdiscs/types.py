@@ -38,20 +38,59 @@ class QdiscEvent(NamedTuple):
     port: int
 
 
+class RedirectFound(NamedTuple):
+    """Where what comes in by an interface is led: the index of a device, by a filter of ours."""
+
+    link: int
+    device: int
+
+
+class RedirectEvent(NamedTuple):
+    """Our filter on an interface came (device: where it leads) or went (None). port: who asked for it."""
+
+    link: int
+    device: int | None
+    port: int
+
+
+TrafficEvent = QdiscEvent | RedirectEvent
+TrafficFound = QdiscFound | RedirectFound
+
+
 @dataclass(frozen=True, slots=True)
 class QdiscPlanned:
-    """Shapers to set, by interface index, and interfaces whose shaper goes."""
+    """What to do, in this order.
 
-    shapers: tuple[tuple[int, Shaper], ...] = ()
+    stale_redirects: interfaces whose filter goes. devices: names of those to make, or to set up. stale: interfaces
+    whose shaper goes. shapers, redirects: what to set, by interface index. stale_devices: indexes of those that go.
+    """
+
+    stale_redirects: tuple[int, ...] = ()
+    devices: tuple[str, ...] = ()
     stale: tuple[int, ...] = ()
+    shapers: tuple[tuple[int, Shaper], ...] = ()
+    redirects: tuple[tuple[int, int], ...] = ()
+    stale_devices: tuple[int, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.shapers or self.stale)
+        return any(getattr(self, name) for name in self.__slots__)
+
+
+Answers = tuple[Refusal | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class QdiscResult:
-    """What became of a plan: one answer for each entry, in order; None: done."""
+    """What became of a plan: for each of its parts one answer for each entry, in order; None: done."""
 
-    shapers: tuple[Refusal | None, ...] = ()
-    stale: tuple[Refusal | None, ...] = ()
+    stale_redirects: Answers = ()
+    devices: Answers = ()
+    stale: Answers = ()
+    shapers: Answers = ()
+    redirects: Answers = ()
+    stale_devices: Answers = ()
+
+    @property
+    def done_count(self) -> int:
+        """How many entries changed the kernel."""
+        return sum(answer is None for name in self.__slots__ for answer in getattr(self, name))

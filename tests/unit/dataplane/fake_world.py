@@ -130,7 +130,7 @@ class FakeWorld:
         await self._begin("qdiscs")
         answer = Refusal(2, "Specified qdisc kind is unknown") if self.lacks_shapers else None
         self.shapers |= dict(planned.shapers) if answer is None else {}
-        return QdiscResult((answer,) * len(planned.shapers), (None,) * len(planned.stale))
+        return QdiscResult(shapers=(answer,) * len(planned.shapers), stale=(None,) * len(planned.stale))
 
     async def flush(self, planned: ConntrackPlanned) -> ConntrackResult:
         await self._begin("flush")
