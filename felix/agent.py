@@ -619,6 +619,7 @@ def _driver_config(settings: Settings) -> DriverConfig:
         links=LinkConfig(
             has_host_forwarding=settings.ip_forwarding == "Enabled", has_ipv6=settings.ipv6_support and has_ipv6()
         ),
+        revokes=settings.revokes_connections,
     )
 
 

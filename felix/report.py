@@ -212,7 +212,8 @@ class AgentReport:
             metrics.kernel_reads.raise_to(count, family)
         for family, count in driver.lost_by_family.items():
             metrics.netlink_overruns.raise_to(count, family)
-        metrics.conntrack_entries_removed.raise_to(driver.flushed)
+        metrics.conntrack_entries_removed.raise_to(driver.flushed, "left")
+        metrics.conntrack_entries_removed.raise_to(driver.revoked, "denied")
         metrics.nft_calls.raise_to(nft.runs)
         metrics.nft_errors.raise_to(nft.run_errors)
         metrics.nft_set_calls.raise_to(nft.changes)

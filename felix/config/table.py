@@ -181,6 +181,17 @@ class Settings:
             "Whether packets that connection tracking calls invalid are judged by policy instead of dropped.",
         ),
     ] = False
+    revokes_connections: Annotated[
+        bool,
+        About(
+            "RevokeConnections",
+            "Dataplane",
+            readers.BOOL,
+            "Whether open connections are cut, within a second, that policy has ceased to allow. If not, they live on "
+            "until they end by themselves.",
+            is_own=True,
+        ),
+    ] = True
     ipv4_normal_route_priority: Annotated[
         int,
         About(

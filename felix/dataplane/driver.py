@@ -2,6 +2,7 @@
 
     removals of routes ─▶ nft: fill, structure, dispatch ─▶ connections of reassigned addresses ─▶ links
         ─▶ additions of routes ─▶ nft: cleanup ─▶ connections of other addresses that left
+        ─▶ open connections that are no longer allowed
 
 The order is what keeps it safe: a workload is reachable only after its policy stands and its address is rid of what a
 former owner had open, and nothing that is still used is removed. Before desired state is complete (`on_in_sync`) the
@@ -20,6 +21,7 @@ from typing import NoReturn
 from felix.calc.desired import DesiredDelta
 from felix.clock import monotonic_s
 from felix.dataplane.conntrack.serve import ConnectionKeeper
+from felix.dataplane.conntrack.watch import Revoker
 from felix.dataplane.cycle import Cycle
 from felix.dataplane.endpoints import EndpointBoard
 from felix.dataplane.links.plan import LinkPlan
@@ -48,11 +50,12 @@ _PATIENCE_CYCLES = 10  # in a row that write and still leave something to do, be
 
 @dataclass(frozen=True, slots=True)
 class DriverConfig:
-    """What the families are told."""
+    """What the families are told. revokes: whether open connections end that policy no longer allows."""
 
     nft: NftConfig = field(default_factory=NftConfig)
     routes: RouteConfig = field(default_factory=RouteConfig)
     links: LinkConfig = field(default_factory=LinkConfig)
+    revokes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +72,16 @@ class RefreshIntervals:
 
 @dataclass(slots=True)
 class DriverCounts:
-    """What happened so far. lost_by_family: times that the kernel dropped events. flushed: tracked connections."""
+    """What happened so far. lost_by_family: times that the kernel dropped events.
+
+    flushed: tracked connections that went with their address. revoked: those that policy no longer allowed.
+    """
 
     cycles: int = 0
     reads_by_family: dict[str, int] = field(default_factory=dict)
     lost_by_family: dict[str, int] = field(default_factory=dict)
     flushed: int = 0
+    revoked: int = 0
 
 
 class Driver:
@@ -101,6 +108,9 @@ class Driver:
         self._links = LinkPlan(config.links)
         self._connections = ConnectionKeeper(kernel.flush, self._on_flushed)
         self._qdiscs = QdiscPlan()
+        self._revoker: Revoker | None = None
+        if config.revokes:
+            self._revoker = Revoker(kernel, self._nft.verdicts.is_allowed, self._on_revoked)
         self._board = EndpointBoard(self._nft, self._routes, self._links, self._qdiscs)
         self._nft_needs_read = True
         self._retries: RetryQueue[str] = RetryQueue(BackOff(first_s=0.2, most_s=30.0))
@@ -212,6 +222,8 @@ class Driver:
     async def close(self) -> None:
         """Threads and sockets are gone, what had begun has ended; everything in the kernel stays as it is."""
         await self._connections.close()
+        if self._revoker is not None:
+            await self._revoker.close()
         await self._kernel.close()
 
     # --- What wakes a cycle ---
@@ -311,11 +323,16 @@ class Driver:
             self._note_lost(NFT)
             log.info("the kernel dropped events of nf_tables: table inet felix is read again")
         self._nft_needs_read = True
+        if self._revoker is not None:
+            self._revoker.note_all()  # even if all is well again when it is read
         self._wake.set()
 
     def _on_flushed(self, count: int) -> None:
         self.counts.flushed += count
         self._wake.set()
+
+    def _on_revoked(self, count: int) -> None:
+        self.counts.revoked += count
 
     def _note_lost(self, family: str) -> None:
         self.counts.lost_by_family[family] = self.counts.lost_by_family.get(family, 0) + 1
@@ -344,6 +361,8 @@ class Driver:
             await self._attempt((NFT,), cycle, self._clean_nft)
         if not cycle.failures:  # or what ends the traffic may be missing, and entries would come again
             self._connections.flush_rest()
+        if self._revoker is not None and NFT not in cycle.failures and not self._nft_needs_read:
+            self._revoker.on_applied()
         self._settle(cycle)
         cycle.revision = 0 if cycle.failures or self._nft_needs_read else revision
         if not cycle.failures:
@@ -377,6 +396,8 @@ class Driver:
             self._links.on_delta(served)
             self._qdiscs.on_delta(served)
             self._connections.on_delta(served)
+            if self._revoker is not None:
+                self._revoker.on_delta(delta, served)
             self._board.on_delta(delta.endpoints, arrived_at)
 
     async def _attempt(self, families: Sequence[str], cycle: Cycle, step: Callable[[Cycle], Awaitable[None]]) -> None:
@@ -432,6 +453,8 @@ class Driver:
         self._nft_needs_read = False  # before the read: what is announced meanwhile asks for another one
         self._nft.replace_believed(await self._kernel.read_table())
         self._note_read(NFT)
+        if self._revoker is not None and not self._nft.is_settled:
+            self._revoker.note_all()  # what somebody opened while the table was another one
 
     async def _read_links_and_routes(self, _: Cycle) -> None:
         await self._read_host()

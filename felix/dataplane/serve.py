@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from felix.dataplane.conntrack.apply import apply_conntrack
+from felix.dataplane.conntrack.apply import apply_conntrack, find_flows, remove_flows
 from felix.dataplane.conntrack.plan import ConntrackPlanned
-from felix.dataplane.conntrack.types import ConntrackResult
+from felix.dataplane.conntrack.types import ConntrackResult, FlowsRead, OpenFlow
+from felix.dataplane.conntrack.watch import FlowPort
 from felix.dataplane.links.apply import apply_links
 from felix.dataplane.links.read import parse_link_events, read_links, read_neighbours
 from felix.dataplane.links.types import (
@@ -34,7 +35,7 @@ from felix.dataplane.qdiscs.read import parse_traffic_events, read_qdiscs
 from felix.dataplane.qdiscs.types import QdiscPlanned, QdiscResult, TrafficEvent, TrafficFound
 from felix.dataplane.qdiscs.watch import GROUPS as QDISC_GROUPS
 from felix.dataplane.routes.apply import apply_routes
-from felix.dataplane.routes.read import parse_route_events, read_routes
+from felix.dataplane.routes.read import parse_route_events, read_own_addresses, read_routes
 from felix.dataplane.routes.types import (
     BIRD_PROTOCOL,
     RouteConfig,
@@ -74,11 +75,11 @@ class HostState(NamedTuple):
     qdiscs: Sequence[TrafficFound] = ()
 
 
-class KernelPort(Protocol):
+class KernelPort(FlowPort, Protocol):
     """What the driver needs of a kernel: the real one below, or the fake one of the tests.
 
-    Each call is one step in a thread; a cancelled caller does not stop what has begun. All but `close` and `flush`
-    raise FelixError or OSError when it is not known what became of it: read again.
+    Each call is one step in a thread; a cancelled caller does not stop what has begun. All but `close`, `flush` and
+    those of FlowPort raise FelixError or OSError when it is not known what became of it: read again.
     """
 
     async def open(self, news: KernelNews) -> int:
@@ -124,6 +125,8 @@ class HostKernel:
         self._nft = NftWorker()
         self._netlink = NetlinkWorker(NETLINK_ROUTE, "netlink", answer_wait_s)
         self._conntrack = NetlinkWorker(NETLINK_NETFILTER, "conntrack", answer_wait_s)
+        # A look at all connections may take seconds, and nobody who waits for a flush may wait for it.
+        self._flows = NetlinkWorker(NETLINK_NETFILTER, "flows", answer_wait_s)
         self._watch: NetlinkWatch | None = None
         self._nft_watch: NftWatch | None = None
         self._news: KernelNews | None = None
@@ -156,6 +159,7 @@ class HostKernel:
         self._nft.close()
         self._netlink.close()
         self._conntrack.close()
+        self._flows.close()
 
     async def read_table(self) -> KernelTable:
         """See KernelPort.read_table."""
@@ -211,6 +215,24 @@ class HostKernel:
             return await self._conntrack.call(apply_conntrack, planned)
         except OSError as error:
             return ConntrackResult(0, f"the kernel's netfilter netlink: {error.strerror}")
+
+    async def find_flows(self, addresses: Collection[Net]) -> FlowsRead:
+        """See KernelPort.find_flows."""
+        try:
+            return await self._flows.call(find_flows, addresses)
+        except OSError as error:
+            return FlowsRead(reason=f"the kernel's netfilter netlink: {error.strerror}")
+
+    async def remove_flows(self, flows: Sequence[OpenFlow]) -> ConntrackResult:
+        """See KernelPort.remove_flows."""
+        try:
+            return await self._flows.call(remove_flows, flows)
+        except OSError as error:
+            return ConntrackResult(0, f"the kernel's netfilter netlink: {error.strerror}")
+
+    async def find_own(self, addresses: Collection[Net]) -> frozenset[Net]:
+        """See KernelPort.find_own."""
+        return await self._netlink.call(read_own_addresses, addresses)
 
     def _on_datagram(self, datagram: bytes) -> None:
         assert self._news is not None

@@ -210,7 +210,10 @@ class Metrics:
         self.nft_sets = declare.gauge("nft_sets", "Sets and maps in our table.")
         self.route_table_num_routes = declare.gauge("route_table_num_routes", "Routes that are ours.")
         self.conntrack_entries_removed = declare.count(
-            "conntrack_entries_removed", "Tracked connections cut because their address is gone or closed."
+            "conntrack_entries_removed",
+            "Tracked connections cut: left, because their address is gone or moved; denied, because policy no longer "
+            "allows them.",
+            "reason",
         )
         self.bird_up = declare.gauge("bird_up", "1 if BIRD answers on its control socket.")
         self.bird_reloads = declare.count("bird_reloads", "Configurations that BIRD took.")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Sequence
 
 from felix.dataplane.conntrack.plan import ConntrackPlanned
-from felix.dataplane.conntrack.read import read_removals
-from felix.dataplane.conntrack.types import ConntrackResult
+from felix.dataplane.conntrack.read import read_flows, read_removals
+from felix.dataplane.conntrack.types import ConntrackResult, FlowsRead, OpenFlow
 from felix.dataplane.netlink.apply import NetlinkSocket
 from felix.errors import FelixError
+from felix.model.net import Net
 
 _ENOENT = 2  # it ended by itself meanwhile
 
@@ -24,9 +26,32 @@ def apply_conntrack(socket: NetlinkSocket, planned: ConntrackPlanned) -> Conntra
     if not planned:
         return ConntrackResult()
     try:
-        removals = read_removals(socket, planned)
-        refusals = [one for one in socket.transact(removals) if one is not None and one != _ENOENT]
+        return _remove(socket, read_removals(socket, planned))
     except FelixError as error:
         return ConntrackResult(0, f"tracked connections (nf_conntrack_netlink): {error}")
+
+
+def find_flows(socket: NetlinkSocket, addresses: Collection[Net]) -> FlowsRead:
+    """Returns the tracked connections that one of `addresses` opened or that lead to one of them, each once.
+
+    As `apply_conntrack`: blocks, raises OSError for a broken socket and nothing else.
+    """
+    try:
+        return FlowsRead(tuple({flow.removal: flow for flow in read_flows(socket, addresses)}.values()))
+    except FelixError as error:
+        return FlowsRead(reason=f"tracked connections (nf_conntrack_netlink): {error}")
+
+
+def remove_flows(socket: NetlinkSocket, flows: Sequence[OpenFlow]) -> ConntrackResult:
+    """These entries are gone, and no other was touched, or the result says why. As `apply_conntrack`."""
+    try:
+        return _remove(socket, [flow.removal for flow in flows])
+    except FelixError as error:
+        return ConntrackResult(0, f"tracked connections (nf_conntrack_netlink): {error}")
+
+
+def _remove(socket: NetlinkSocket, removals: Sequence[bytes]) -> ConntrackResult:
+    answers = socket.transact(removals)
+    refusals = [one for one in answers if one is not None and one != _ENOENT]
     reason = f"{len(refusals)} entries were not removed: {os.strerror(refusals[0])}" if refusals else ""
     return ConntrackResult(len(removals) - len(refusals), reason)

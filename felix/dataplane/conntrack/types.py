@@ -1,8 +1,11 @@
-"""Tracked connections as far as flushing needs them."""
+"""Tracked connections as far as flushing and revoking need them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from felix.policy.packet import Packet
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,4 +17,24 @@ class ConntrackResult:
     """
 
     removed_count: int = 0
+    reason: str = ""
+
+
+class OpenFlow(NamedTuple):
+    """One tracked connection.
+
+    packet: its first one as policy sees it: from who opened it, to whom it goes behind a translation of destinations;
+    of a connection that another one announced (FTP's data), the first packet of that other one.
+    removal: the request that removes the entry and no other.
+    """
+
+    packet: Packet
+    removal: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FlowsRead:
+    """Tracked connections. reason: empty, or why they could not be read; there are none then."""
+
+    flows: tuple[OpenFlow, ...] = ()
     reason: str = ""

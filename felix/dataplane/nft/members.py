@@ -48,6 +48,11 @@ class MemberBook:
         self._tracker_by_set[set_].drop_desired(key)
         self._note(set_)
 
+    def is_wanted(self, set_: str, key: bytes) -> bool:
+        """Whether `key` is wanted in `set_`, which need not exist."""
+        tracker = self._tracker_by_set.get(set_)
+        return tracker is not None and key in tracker.desired
+
     def believed(self, set_: str) -> Iterable[bytes]:
         """Returns the elements that are believed to be in `set_`, which may be closed."""
         tracker = self._tracker_by_set.get(set_)

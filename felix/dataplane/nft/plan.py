@@ -40,6 +40,7 @@ from felix.dataplane.nft.types import (
     ObjectName,
     StructurePlan,
 )
+from felix.dataplane.nft.verdicts import Verdicts
 from felix.errors import Problem, shorten
 from felix.model.keys import ResourceKey
 from felix.reconcile.delta import DeltaTracker
@@ -65,6 +66,7 @@ class NftPlan:
         self._counters = CounterBook(config, self._objects)
         self._ports = PortSets(self._objects, self._members)
         self._extras = Extras(config, self._objects, self._members)
+        self.verdicts = Verdicts(config, self._chains.policies, self._members)
         self._endpoints: dict[ResourceKey, LocalEndpoint] = {}
         self._key_by_interface: dict[bytes, ResourceKey] = {}
         self._problems: dict[ResourceKey, Problem] = {}
@@ -343,6 +345,7 @@ class NftPlan:
 
     def _claim(self, key: ResourceKey, endpoint: LocalEndpoint) -> None:
         self._endpoints[key] = endpoint
+        self.verdicts.claim(endpoint)
         self._chains.add_user((INGRESS, endpoint.ingress))
         self._chains.add_user((EGRESS, endpoint.egress))
         reason = self._why_unusable(endpoint)
@@ -359,6 +362,7 @@ class NftPlan:
         endpoint = self._endpoints.pop(key, None)
         if endpoint is None:
             return
+        self.verdicts.release(endpoint)
         self._chains.drop_user((INGRESS, endpoint.ingress))
         self._chains.drop_user((EGRESS, endpoint.egress))
         self._suspended.pop(key, None)

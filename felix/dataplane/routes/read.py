@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from felix.dataplane.netlink.apply import NetlinkSocket
-from felix.dataplane.netlink.message import HEADER, HEADER_BYTES, NLM_F_REPLACE, parse_attributes
+from felix.dataplane.netlink.message import HEADER, HEADER_BYTES, NLM_F_REPLACE, Message, parse_attributes
 from felix.dataplane.routes.render import (
     AF_INET,
     AF_INET6,
@@ -17,6 +17,7 @@ from felix.dataplane.routes.render import (
     RTM_NEWROUTE,
     RTMSG,
     render_dump,
+    render_question,
 )
 from felix.dataplane.routes.types import (
     RTN_UNICAST,
@@ -25,6 +26,7 @@ from felix.dataplane.routes.types import (
     RouteKey,
     RouteValue,
 )
+from felix.errors import FelixError
 from felix.model.net import Net
 
 _RTA_CACHEINFO = 12
@@ -33,6 +35,8 @@ _RTA_PREF = 20
 _IDENTITY = frozenset({RTA_DST, RTA_OIF, RTA_PRIORITY, _RTA_TABLE, _RTA_CACHEINFO})
 _MEDIUM_PREFERENCE = b"\0"  # the kernel adds it to every IPv6 route
 _RTM_F_CLONED = 0x200
+_TYPE = 7  # of the fields of RTMSG
+_RTN_LOCAL = 2
 _NUMBER = struct.Struct("=I")
 
 
@@ -46,6 +50,24 @@ def read_routes(socket: NetlinkSocket, config: RouteConfig) -> list[tuple[RouteK
         for datagram in socket.dump(render_dump(config, version)):
             routes += [(event.key, event.value) for event in parse_route_events(datagram, config) if event.is_ours]
     return routes
+
+
+def read_own_addresses(socket: NetlinkSocket, addresses: Collection[Net]) -> frozenset[Net]:
+    """Returns those of the addresses to which this host delivers by itself; the kernel is asked about each.
+
+    Blocks; for a worker thread. An address about which there is no answer is not this host's.
+    """
+    own = set()
+    for address in addresses:
+        try:
+            answer = socket.get(render_question(address))
+        except (FelixError, OSError):
+            continue
+        if not isinstance(answer, Message) or answer.type != RTM_NEWROUTE or len(answer.body) < RTMSG.size:
+            continue
+        if RTMSG.unpack_from(answer.body)[_TYPE] == _RTN_LOCAL:
+            own.add(address)
+    return frozenset(own)
 
 
 def parse_route_events(datagram: bytes, config: RouteConfig) -> Iterator[RouteEvent]:

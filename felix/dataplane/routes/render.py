@@ -43,6 +43,12 @@ def render_dump(config: RouteConfig, version: int) -> bytes:
     return message(RTM_GETROUTE, 0, RTMSG.pack(family_of(version), 0, 0, 0, config.table, config.protocol, 0, 0, 0))
 
 
+def render_question(address: Net) -> bytes:
+    """Returns the request for the one route by which a packet to `address` would go."""
+    header = RTMSG.pack(family_of(address.version), address.length, 0, 0, 0, 0, 0, 0, 0)
+    return message(RTM_GETROUTE, 0, header + _render_destination(address))
+
+
 def _render_route(config: RouteConfig, key: RouteKey, value: RouteValue) -> bytes:
     net = key.net
     scope = value.scope if net.version == 4 else SCOPE_UNIVERSE

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 
 from felix.calc.desired import DesiredDelta, LocalEndpoint
 from felix.clock import monotonic_s
 from felix.dataplane.conntrack.plan import ConntrackPlanned
-from felix.dataplane.conntrack.types import ConntrackResult
+from felix.dataplane.conntrack.types import ConntrackResult, FlowsRead, OpenFlow
 from felix.dataplane.cycle import Cycle, EndpointCondition
 from felix.dataplane.driver import Driver, DriverConfig
 from felix.dataplane.links.types import Link, LinkConfig, LinkGone, LinkPlanned, LinkResult
@@ -23,7 +23,7 @@ from felix.dataplane.qdiscs.types import QdiscPlanned, QdiscResult, Shaper
 from felix.dataplane.routes.types import RouteEvent, RoutePlanned, RouteResult
 from felix.dataplane.serve import HostState, KernelNews
 from felix.model.keys import ResourceKey
-from felix.model.net import parse_address
+from felix.model.net import Net, parse_address
 from tests.model.fake_nft import FakeNft
 from tests.unit.routes.fake_kernel import OWN_PORT, FakeKernel
 
@@ -37,6 +37,8 @@ class FakeWorld:
     failures_by_step: raised by the next calls of a step. before_step: called with each step's name before it happens.
     after_routes: called after routes were written, before the driver knows what became of them.
     flushing: while it is not set, a flush does not end.
+    flows: open connections; own: addresses of the host itself; looks: whose connections were asked for; flow_faults:
+    why the next of those questions get no answer.
     """
 
     def __init__(self) -> None:
@@ -52,6 +54,10 @@ class FakeWorld:
         self.flushing = asyncio.Event()
         self.flushing.set()
         self.news: KernelNews | None = None
+        self.flows: list[OpenFlow] = []
+        self.own: frozenset[Net] = frozenset()
+        self.looks: list[frozenset[Net]] = []
+        self.flow_faults: list[str] = []
 
     @property
     def writes(self) -> list[str]:
@@ -137,6 +143,23 @@ class FakeWorld:
         await self.flushing.wait()
         self.flushed.append(planned)
         return ConntrackResult(len(planned))
+
+    async def find_flows(self, addresses: Collection[Net]) -> FlowsRead:
+        await asyncio.sleep(0)
+        self.looks.append(frozenset(addresses))
+        if self.flow_faults:
+            return FlowsRead(reason=self.flow_faults.pop(0))
+        ends = [(flow, {flow.packet.source_net, flow.packet.destination_net}) for flow in self.flows]
+        return FlowsRead(tuple(flow for flow, nets in ends if nets & set(addresses)))
+
+    async def remove_flows(self, flows: Sequence[OpenFlow]) -> ConntrackResult:
+        await asyncio.sleep(0)
+        self.flows = [flow for flow in self.flows if flow not in flows]
+        return ConntrackResult(len(flows))
+
+    async def find_own(self, addresses: Collection[Net]) -> frozenset[Net]:
+        await asyncio.sleep(0)
+        return self.own & frozenset(addresses)
 
     async def _begin(self, step: str) -> None:
         await asyncio.sleep(0)  # as a thread would: others run meanwhile
