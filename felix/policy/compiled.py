@@ -24,6 +24,7 @@ from felix.model.keys import ResourceKey
 from felix.model.net import Net
 from felix.policy.evaluate import Direction
 from felix.policy.packet import Packet
+from felix.policy.staged import is_staged
 
 
 class Members(Protocol):
@@ -51,7 +52,7 @@ class CompiledView:
             action = None
             for key in tier.policies:
                 policy = self._policies.get(key)
-                if policy is None and not key.kind.startswith("Staged"):
+                if policy is None and not is_staged(key.kind):
                     return False
                 action = policy and self._decide(key, policy, direction, packet)
                 if action is not None:
@@ -68,7 +69,7 @@ class CompiledView:
         return False
 
     def _decide(self, key: ResourceKey, policy: CompiledPolicy, direction: Direction, packet: Packet) -> Action | None:
-        if key.kind.startswith("Staged"):
+        if is_staged(key.kind):
             return None
         for rule in policy.ingress if direction is Direction.INGRESS else policy.egress:
             if rule.action is not Action.LOG and self._is_match(rule, packet):

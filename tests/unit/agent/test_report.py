@@ -137,10 +137,11 @@ async def test_fault_of_bird_is_logged_when_it_begins_and_not_again(
 
 
 async def test_counts_kept_elsewhere_are_shown_and_never_fall(desk: Desk) -> None:
-    counts = DriverCounts(reads_by_family={"nft": 2}, lost_by_family={"routes": 1}, flushed=7)
+    counts = DriverCounts(reads_by_family={"nft": 2}, lost_by_family={"routes": 1}, flushed=7, revoked=5)
     desk.report.on_counts(counts, NftCalls(runs=3, run_errors=1), LogCounts())
     desk.report.on_counts(DriverCounts(), NftCalls(), LogCounts())
     assert desk.has('felix_kernel_reads{family="nft"} 2.0')
     assert desk.has('felix_netlink_overruns{family="routes"} 1.0')
-    assert desk.has("felix_conntrack_entries_removed 7.0")
+    assert desk.has('felix_conntrack_entries_removed{reason="left"} 7.0')
+    assert desk.has('felix_conntrack_entries_removed{reason="denied"} 5.0')
     assert desk.has("felix_nft_errors 1.0")
