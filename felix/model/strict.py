@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from felix.model.bgp import BGPConfigurationSpec, BGPPeerSpec
 from felix.model.checks import SPEC
+from felix.model.endpoints import EndpointPort
 from felix.model.metadata import Metadata
 from felix.model.net import parse_net
 from felix.model.networks import IPPoolSpec
@@ -29,7 +30,7 @@ from felix.model.records import (
 )
 from felix.model.rules import is_net
 from felix.model.shape import Flaw, Path
-from felix.model.values import PORT_PROTOCOLS, protocol_number, workload_endpoint_name
+from felix.model.values import PORT_PROTOCOLS, is_port_name, protocol_number, workload_endpoint_name
 
 _LABEL_PART = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _LABEL_PREFIX = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -54,8 +55,7 @@ def find_strict_flaws(record: ResourceRecord) -> Iterator[Flaw]:
         case WorkloadEndpoint():
             yield from _find_workload_flaws(record)
         case HostEndpoint(spec=host_endpoint):
-            for index, port in enumerate(host_endpoint.ports):
-                yield from _find_port_protocol_flaws(port.protocol, (*SPEC, "ports", index, "protocol"))
+            yield from _find_port_flaws(host_endpoint.ports)
         case IPPool(spec=pool):
             yield from _find_pool_flaws(pool)
         case BGPPeer(spec=peer):
@@ -131,13 +131,16 @@ def _find_workload_flaws(record: WorkloadEndpoint) -> Iterator[Flaw]:
     if not missing and record.metadata.name != workload_endpoint_name(spec):
         reason = f"expected {workload_endpoint_name(spec)}: node, orchestrator, workload, endpoint, dashes doubled"
         yield Flaw(("metadata", "name"), record.metadata.name, reason)
-    for index, port in enumerate(spec.ports):
-        yield from _find_port_protocol_flaws(port.protocol, (*SPEC, "ports", index, "protocol"))
+    yield from _find_port_flaws(spec.ports)
 
 
-def _find_port_protocol_flaws(protocol: int | str, path: Path) -> Iterator[Flaw]:
-    if protocol_number(protocol) not in PORT_PROTOCOLS:
-        yield Flaw(path, protocol, "expected TCP, UDP, SCTP or UDPLite")
+def _find_port_flaws(ports: Sequence[EndpointPort]) -> Iterator[Flaw]:
+    for index, port in enumerate(ports):
+        if not is_port_name(port.name):
+            reason = "expected a name of at most 128 letters, digits, dots, dashes and underscores, not a number"
+            yield Flaw((*SPEC, "ports", index, "name"), port.name, reason)
+        if protocol_number(port.protocol) not in PORT_PROTOCOLS:
+            yield Flaw((*SPEC, "ports", index, "protocol"), port.protocol, "expected TCP, UDP, SCTP or UDPLite")
 
 
 def _find_pool_flaws(spec: IPPoolSpec) -> Iterator[Flaw]:

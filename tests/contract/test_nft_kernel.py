@@ -341,6 +341,43 @@ def test_many_members_go_in_by_bounded_transactions(worker: NftWorker) -> None:
     worker.call_blocking(body)
 
 
+def test_counter_that_a_rule_counts_into_cannot_go_and_others_come_and_go_at_once(run: Run) -> None:
+    def body(port: NftPort) -> None:
+        plan = _started(endpoint(1, STACK, STACK))
+        drive(port, plan)
+        (used, *_) = plan.counted_by_name
+        assert port.set_counters(["one", "two"], []) == ""
+        assert port.set_counters(["three"], [used]) != ""
+        assert port.set_counters(["three"], ["none"]) != ""
+        counts = read_counters(port)
+        assert {"one", "two", used} <= counts.keys()
+        assert "three" not in counts
+        assert port.set_counters(["three"], ["one", "two"]) == ""
+        assert counts.keys() ^ read_counters(port).keys() == {"one", "two", "three"}
+
+    run(body)
+
+
+def test_counters_of_a_policy_follow_its_rules_and_go_with_it(run: Run) -> None:
+    def body(port: NftPort) -> None:
+        plan = _started(endpoint(1, STACK, STACK))
+        drive(port, plan)
+        before = set(plan.counted_by_name)
+        plan.on_delta(DesiredDelta(policies={WEB: CompiledPolicy((CompiledRule(Action.DENY),), (ALLOW,))}))
+        drive(port, plan)
+        _believed(port, plan)
+        gone, new = before - plan.counted_by_name.keys(), plan.counted_by_name.keys() - before
+        assert ({name[:9] for name in gone}, {name[:8] for name in new}) == ({"in-allow-"}, {"in-deny-"})
+        assert read_counters(port).keys() == {*COUNTERS, *plan.counted_by_name}
+        one = endpoint(1, STACK, STACK)
+        plan.on_delta(DesiredDelta(endpoints={one.key: None}, policies={WEB: None, OTHER: None}))
+        drive(port, plan)
+        _believed(port, plan)
+        assert read_counters(port).keys() == set(COUNTERS)
+
+    run(body)
+
+
 def test_counters_are_read_by_name(run: Run) -> None:
     def body(port: NftPort) -> None:
         plan = _started()

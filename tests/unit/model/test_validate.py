@@ -103,6 +103,16 @@ def test_good_manifest_has_no_problem(document: Document) -> None:
         (manifest("IPPool", {"cidr": "127.0.0.0/16"}), "spec.cidr: overlaps with 127.0.0.0/8"),
         (manifest("HostEndpoint", {"node": "h"}), "spec.interfaceName: is missing; a host endpoint needs it"),
         (
+            manifest("HostEndpoint", {"node": "h", "interfaceName": "eth0",
+                                      "ports": [{"name": "80", "port": 80, "protocol": "TCP"}]}),
+            "spec.ports[0].name: expected a name",
+        ),
+        (
+            manifest("HostEndpoint", {"node": "h", "interfaceName": "eth0",
+                                      "ports": [{"name": "ping", "port": 8, "protocol": "ICMP"}]}),
+            "spec.ports[0].protocol: expected TCP, UDP, SCTP or UDPLite",
+        ),
+        (
             manifest("BGPPeer", {"node": "a", "nodeSelector": "all()", "peerIP": "10.0.0.1", "asNumber": 1}),
             "spec.node: node and nodeSelector exclude each other",
         ),
