@@ -11,8 +11,8 @@ help:     ## what the verbs do
 setup:    ## everything a fresh Debian machine needs: packages, .venv; quick when nothing is missing
 	@tools/setup
 
-demo: setup ## the main job on virtual hosts, watched step by step (needs root)
-	@$(BIN)/felix lab demo $(if $(KEEP),--keep)
+demo: setup ## the stages of Star on virtual hosts, every cell tried; KEEP=1 stays up, STAGE=3 is one alone (needs root)
+	@$(BIN)/felix lab demo $(if $(KEEP),--keep) $(if $(STAGE),--stage $(STAGE))
 
 test: setup ## all tests, also on the real kernel, etcd and BIRD (needs root for those)
 	@tools/test
