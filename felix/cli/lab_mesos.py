@@ -237,14 +237,13 @@ def _print_overview(master: MasterClient) -> None:
     seen = master.read("/overview")
     assert isinstance(seen, dict)
     print("simulated Mesos agents, held by a master; the network is real\n")
+    host_by_address = {agent["address"]: agent["host"] for agent in seen["agents"]}
     rows = []
     for task in seen["tasks"]:
         addresses = [*(one["ipAddress"] for one in task["ipAddresses"]), *(f":{port}" for port in task["ports"])]
-        rows.append((task["name"], task["host"], task["state"], ", ".join(addresses), ""))
+        rows.append((task["name"], host_by_address[task["host"]], task["state"], ", ".join(addresses), ""))
     rows += [(app, "-", "WAITING", "", "no offer has its ports, cpus or mem") for app in seen["waiting"]]
     _print_table(("TASK", "HOST", "STATE", "ADDRESSES", "MESSAGE"), rows)
-    for failure in seen["failures"]:
-        print(failure, file=sys.stderr)
 
 
 def _row(host: str, container: Container) -> tuple[str, ...]:

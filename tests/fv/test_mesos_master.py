@@ -13,6 +13,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from felix.__main__ import main
+from felix.config.exits import ExitCode
 from felix.lab.lab import Lab
 from felix.lab.mesos.agent import Limits
 from felix.lab.mesos.ask import MasterClient, find_master, read_containers
@@ -25,6 +27,7 @@ from tests.support.mesos import PlugIn, remains
 
 pytestmark = pytest.mark.fv
 
+RESOLV_CONF = "# Written by the simulated agent of Mesos.\nnameserver 10.0.0.1\noptions timeout:1 attempts:3\n"
 SERVER = "exec python3 -m http.server 8000"
 
 
@@ -307,6 +310,35 @@ async def test_command_that_asks_finds_the_master_only_while_it_is_there(scene: 
     await asyncio.to_thread(client.put, "/v2/groups", {"id": "/g", "apps": [app("one")]})
     assert list(await scene.tasks()) == ["/g/one"]
     await asyncio.to_thread(client.delete, "/v2/groups/g")
+    assert await scene.tasks() == {}
+
+
+async def test_verbs_ask_the_master_while_it_holds_the_agents(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("felix.cli.lab_mesos.Lab", lambda _: scene.lab)
+
+    async def felix(*words: str) -> tuple[int, str]:
+        code = await asyncio.to_thread(main, ["lab", "mesos", *words])
+        return code, "".join(capfd.readouterr())
+
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    good.write_text(json.dumps({"id": "/g", "apps": [app("one"), app("two", cpus=99)]}))
+    bad.write_text(json.dumps(app("three")))
+    code, table = await felix("run", str(good))
+    assert code == 0
+    assert [line.split()[:3] for line in table.splitlines()[3:]] == [
+        ["one.g", "h1", "TASK_RUNNING"],
+        ["g/two", "-", "WAITING"],
+    ]
+    assert await felix("exec", "one.g", "--", "cat", "/etc/resolv.conf") == (0, RESOLV_CONF)
+    assert '"name": "one.g"' in (await felix("status", "-o", "json"))[1]
+
+    scene.plug_in.fail("isolate", "error")
+    code, said = await felix("run", str(bad))
+    assert (code, said.startswith("felix: /apps: three: ")) == (ExitCode.BAD_DATA, True), said
+    assert (await felix("kill", "/none"))[0] == ExitCode.BAD_DATA
+    assert (await felix("kill", "/g"))[0] == 0
     assert await scene.tasks() == {}
 
 

@@ -50,6 +50,10 @@ class MasterClient:
             if time.monotonic() > deadline:
                 raise PeerError(f"the master has been at {path} for {_DEPLOYED_S:g} s; see: felix lab mesos status")
             time.sleep(_LOOK_S)
+        overview = self.read("/overview")
+        failure = overview["failures"].get(number) if isinstance(overview, dict) else None
+        if failure:
+            raise DataError(f"{path.removeprefix('/v2')}: {failure}")
 
     def _listed(self, path: str) -> list[Mapping[str, object]]:
         found = self.read(path)

@@ -241,7 +241,7 @@ class MasterServer:
                 "tasks": master.tasks(),
                 "waiting": master.waiting(),
                 "deployments": len(master.deployments),
-                "failures": list(master.failures.values()),
+                "failures": dict(master.failures),
             }
         )
 

@@ -37,7 +37,7 @@ function show(seen) {
   }
   for (const one of seen.waiting) rows.push([`/${one}`, ["waits for an offer", "wait"], "", "", "", "", ""]);
   fill(byId("tasks"), rows);
-  const news = [seen.deployments ? `${seen.deployments} under way` : "", ...seen.failures.slice(-1)];
+  const news = [seen.deployments ? `${seen.deployments} under way` : "", ...Object.values(seen.failures).slice(-1)];
   byId("news").textContent = news.filter(Boolean).join(". ");
 }
 
