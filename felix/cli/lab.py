@@ -187,7 +187,7 @@ def _reach(arguments: argparse.Namespace) -> int:
     workloads = _get_lab(arguments.name).workloads
     if len(workloads) < 2:
         raise DataError(f"lab {arguments.name} has {len(workloads)} workloads; add some with felix lab add")
-    cells = measure(workloads, arguments.port, lambda *_: True, arguments.protocol)
+    cells = measure(workloads, arguments.port, arguments.protocol)
     where = arguments.protocol.upper() + ("" if arguments.protocol == "icmp" else f" {arguments.port}")
     print(f"{where}, a row per source. no: silence. refused: it came through, and nobody listens. x/y: IPv4/IPv6\n")
     print(render_seen(list(workloads), cells))
