@@ -38,7 +38,7 @@ from felix.dataplane.driver import Driver, DriverConfig, RefreshIntervals
 from felix.dataplane.links.read import has_ipv6
 from felix.dataplane.links.types import LinkConfig
 from felix.dataplane.netlink.apply import ANSWER_WAIT_S
-from felix.dataplane.nft.types import DenyAction, LogRate, NatConfig, NftConfig, ToHostAction
+from felix.dataplane.nft.types import DenyAction, FloodConfig, LogRate, NatConfig, NftConfig, ToHostAction
 from felix.dataplane.routes.types import RouteConfig
 from felix.dataplane.serve import HostKernel
 from felix.datastore.etcd import EtcdClient
@@ -612,6 +612,7 @@ def _driver_config(settings: Settings) -> DriverConfig:
                 interface=settings.nat_outgoing_interface,
                 has_floating=settings.floating_ips == "Enabled",
             ),
+            flood=FloodConfig(settings.new_connection_rate, settings.new_connection_burst),
         ),
         routes=RouteConfig(
             priority4=settings.ipv4_normal_route_priority, priority6=settings.ipv6_normal_route_priority

@@ -356,6 +356,27 @@ class Settings:
             yaml_name="floatingIPs",
         ),
     ] = "Disabled"
+    new_connection_rate: Annotated[
+        int,
+        About(
+            "NewConnectionRatePerSource",
+            "Dataplane",
+            whole(0, 1_000_000),
+            "How many new connections one source may open in a second, from or to workloads of this host; what is over "
+            "that is dropped. IPv6 sources count by /64. 0: any number.",
+            is_own=True,
+        ),
+    ] = 0
+    new_connection_burst: Annotated[
+        int,
+        About(
+            "NewConnectionBurstPerSource",
+            "Dataplane",
+            whole(1, 1_000_000),
+            "How many of them it may open at once.",
+            is_own=True,
+        ),
+    ] = 100
     attachment_grace_s: Annotated[
         float,
         About(

@@ -22,7 +22,7 @@ from felix.calc.desired import (
 from felix.dataplane.nft.apply import NftWorker, apply_teardown
 from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.read import read_table
-from felix.dataplane.nft.types import KernelTable, NatConfig, NftConfig, NftPort
+from felix.dataplane.nft.types import FloodConfig, KernelTable, NatConfig, NftConfig, NftPort
 from felix.model.net import parse_address, parse_net
 from tests.model.fake_nft import FakeNft
 from tests.model.namespaces import enter_private_network
@@ -177,6 +177,47 @@ def test_limit_that_changes_writes_one_chain(run: Run) -> None:
         assert not structure.chains
         assert not structure.dispatch
         _drive(port, plan)
+
+    run(body)
+
+
+def test_classes_come_change_and_go_leaving_nothing(run: Run) -> None:
+    def body(port: NftPort) -> None:
+        before = _without_extras(port)
+        plan = _started(NftConfig(), port, DesiredDelta(nets={POOLS: _nets("10.65.0.0/16")}))
+        ends = [replace(endpoint(number, _EMPTY, _EMPTY), limits=Limits(dscp=number % 2 * 46)) for number in range(4)]
+        plan.on_delta(DesiredDelta(endpoints={one.key: one for one in ends}))
+        _drive(port, plan)
+        assert {name for name in read_table(port).chains if name.startswith("dscp")} == {
+            "dscp-0",
+            "dscp-46",
+            "dscp-forward",
+        }
+        for one in ends:
+            changed = replace(one, limits=Limits(dscp=7))
+            plan.on_delta(DesiredDelta(endpoints={one.key: changed}))
+            _drive(port, plan)
+        assert {name for name in read_table(port).chains if name.startswith("dscp")} == {"dscp-7", "dscp-forward"}
+        plan.on_delta(DesiredDelta(endpoints={one.key: None for one in ends}))
+        _drive(port, plan)
+        assert read_table(port) == before
+
+    run(body)
+
+
+@pytest.mark.parametrize("burst", [5, 100])
+def test_sources_are_limited_from_the_start_by_the_setting(run: Run, burst: int) -> None:
+    def body(port: NftPort) -> None:
+        before = _without_extras(port)
+        config = NftConfig(("cali", "tap"), flood=FloodConfig(50, burst))
+        _started(config, port)
+        assert {"flood-check", "flood-forward", "flood-input"} <= read_table(port).chains.keys()
+        again = NftPlan(config)
+        again.replace_believed(read_table(port))
+        assert again.is_settled
+        _started(NftConfig(), port)
+        assert read_table(port).chains.keys() == before.chains.keys()
+        assert read_table(port).objects == before.objects
 
     run(body)
 

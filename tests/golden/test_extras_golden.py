@@ -18,7 +18,7 @@ from felix.calc.desired import (
 )
 from felix.dataplane.nft.extras import is_extra
 from felix.dataplane.nft.plan import NftPlan
-from felix.dataplane.nft.types import KernelTable, NatConfig, NftConfig
+from felix.dataplane.nft.types import FloodConfig, KernelTable, NatConfig, NftConfig
 from felix.model.net import parse_address, parse_net
 from tests.conftest import CheckGolden
 from tests.model.fake_nft import FakeNft
@@ -40,8 +40,8 @@ _POOLS = {
 def listing(config: NftConfig, delta: DesiredDelta) -> str:
     """Returns what the features have in the table, without what every table has."""
     texts = []
-    for one in (DesiredDelta(), delta):
-        kernel, plan = FakeNft(), NftPlan(config)
+    for settings, one in ((NftConfig(), DesiredDelta()), (config, delta)):
+        kernel, plan = FakeNft(), NftPlan(settings)
         plan.replace_believed(KernelTable())
         plan.on_delta(one)
         drive(kernel, plan)
@@ -82,6 +82,10 @@ def test_limits_of_two_endpoints_are_as_expected(check_golden: CheckGolden) -> N
         endpoint(3, _EMPTY, _EMPTY),
     ]
     check_golden("nft/limits.nft", listing(NftConfig(), DesiredDelta(endpoints={one.key: one for one in ends})))
+
+
+def test_limit_of_new_connections_per_source_is_as_expected(check_golden: CheckGolden) -> None:
+    check_golden("nft/floods.nft", listing(NftConfig(flood=FloodConfig(100, 200)), DesiredDelta()))
 
 
 def test_external_addresses_are_as_expected(check_golden: CheckGolden) -> None:

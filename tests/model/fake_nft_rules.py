@@ -86,6 +86,8 @@ class _Parser:
                 self._verdict = "drop"
             case "limit":
                 self._limit()
+            case "update":
+                self._update()
             case "log":
                 self._expect("prefix")
                 self._take_quoted()
@@ -122,6 +124,13 @@ class _Parser:
         if self._is_next("burst"):
             self._take()
             self._expect("packets")
+
+    def _update(self) -> None:
+        """A source that is never over its rate."""
+        self._sets.append(self._take()[1:])
+        while not self._is_next("}"):
+            self._take()
+        self._conditions.append(lambda passing, sets: False)
 
     def _translate(self) -> None:
         """What is translated goes on: verdicts are those about the packet as it came."""
@@ -198,6 +207,10 @@ class _Parser:
         if what == "version":
             self._expect(str(version))
             self._conditions.append(lambda passing, _: passing.packet.version == version)
+            return
+        if what == "dscp":
+            self._expect("set")
+            self._take()
             return
         if what not in ("saddr", "daddr"):
             self._fail()

@@ -6,6 +6,7 @@ hang on a hook exist only as long as somebody needs them, so what nobody uses co
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -13,14 +14,15 @@ from felix.calc.desired import HOSTS, MASQUERADED, POOLS, DesiredDelta, LocalEnd
 from felix.dataplane.nft.base import declare
 from felix.dataplane.nft.elements import name_key, range_key
 from felix.dataplane.nft.floating import FloatingBook
-from felix.dataplane.nft.limits import LIMIT_MAPS, render_limit_hooks, render_limits
+from felix.dataplane.nft.floods import flood_objects, render_floods
+from felix.dataplane.nft.limits import CLASSES, LIMIT_MAPS, class_chain, render_class, render_limit_hooks, render_limits
 from felix.dataplane.nft.members import MemberBook
 from felix.dataplane.nft.nat import net_set, render_nat
 from felix.dataplane.nft.types import ApplyResult, ElementShape, Lines, NftConfig, ObjectName
 from felix.model.net import Net
 from felix.reconcile.delta import DeltaTracker
 
-_PREFIXES = ("nat-", "limit-", "limits-")
+_PREFIXES = ("nat-", "limit-", "limits-", "dscp-", "flood-")
 _HOOK = "type "
 _RANGES = {4: ElementShape.IPV4_RANGE, 6: ElementShape.IPV6_RANGE}
 
@@ -41,6 +43,9 @@ class Extras:
         self._nets = _NetSets(objects, members)
         self._floating = FloatingBook(objects, members)
         self._used_maps: set[str] = set()
+        self._users_by_class: Counter[int] = Counter()
+        for name, lines in flood_objects(config.flood).items():
+            objects.set_desired(name, lines)
         self._skipped: dict[str, tuple[Lines, str]] = {}
         self._hooked: frozenset[str] = frozenset()
         self.version = 0  # changes when something is left out, or no longer is
@@ -73,6 +78,11 @@ class Extras:
                 self._open_map(map_)
                 self._want(chain, lines)
                 self._members.want(map_, interface, chain)
+            dscp = endpoint.limits.dscp
+            if dscp is not None:
+                self._users_by_class[dscp] += 1
+                self._open_map(CLASSES)
+                self._members.want(CLASSES, interface, class_chain(dscp))
 
     def release(self, endpoint: LocalEndpoint) -> None:
         """The endpoint, which was claimed, has nothing."""
@@ -83,6 +93,10 @@ class Extras:
             for map_, (chain, _) in render_limits(endpoint.interface, endpoint.limits).items():
                 self._drop(chain)
                 self._members.drop(map_, interface)
+            dscp = endpoint.limits.dscp
+            if dscp is not None:
+                self._users_by_class[dscp] -= 1
+                self._members.drop(CLASSES, interface)
 
     def settle(self) -> None:
         """Wanted chains follow everything that was told; call it after a group of changes."""
@@ -91,9 +105,15 @@ class Extras:
         masqueraded = self._nets.versions(MASQUERADED)
         floating = self._floating.settle()
         self._nets.need(MASQUERADED, is_needed=bool(masqueraded))
-        self._nets.need(POOLS, is_needed=bool(masqueraded or floating))
+        classes = [dscp for dscp, users in self._users_by_class.items() if users]
+        self._nets.need(POOLS, is_needed=bool(masqueraded or floating or classes))
         self._nets.need(HOSTS, is_needed=bool(masqueraded and self._config.nat.spares_hosts))
-        hooked = render_nat(self._config.nat, masqueraded, floating) | render_limit_hooks(self._used_maps)
+        hooked = {
+            **render_nat(self._config.nat, masqueraded, floating),
+            **{class_chain(dscp): render_class(dscp) for dscp in classes},
+            **render_limit_hooks(self._used_maps),
+            **render_floods(self._config),
+        }
         for chain in self._hooked - hooked.keys():
             self._drop(chain)
         for chain, lines in hooked.items():
@@ -105,7 +125,8 @@ class Extras:
         if not self._skipped or endpoint.limits is None:
             return ""
         chains = [chain for chain, _ in render_limits(endpoint.interface, endpoint.limits).values()]
-        missing = [chain for chain in (*chains, *self._hooked) if chain in self._skipped and chain.startswith("limit")]
+        chains += [chain for chain in self._hooked if chain.startswith(("limit-", "dscp-"))]
+        missing = [chain for chain in chains if chain in self._skipped]
         return "; ".join(f"not limited as wanted, the kernel refuses {one}: {self._skipped[one][1]}" for one in missing)
 
     def _open_map(self, map_: str) -> None:

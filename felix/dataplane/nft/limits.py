@@ -12,14 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from felix.calc.desired import Limits, PacketRate
+from felix.calc.desired import POOLS, Limits, PacketRate
 from felix.dataplane.nft.base import drop
 from felix.dataplane.nft.names import limit_chain
+from felix.dataplane.nft.nat import net_set
 from felix.dataplane.nft.types import ElementShape, Lines
 
-LIMITS_FROM, LIMITS_NEW, LIMITS_TO = "limits-from", "limits-new", "limits-to"
-LIMIT_MAPS = dict.fromkeys((LIMITS_FROM, LIMITS_NEW, LIMITS_TO), ElementShape.NAME_CHAIN)
-"""The maps that lead packets to the chains of an interface's limits: as they come in, new connections, going out."""
+LIMITS_FROM, LIMITS_NEW, LIMITS_TO, CLASSES = "limits-from", "limits-new", "limits-to", "dscp-from"
+LIMIT_MAPS = dict.fromkeys((LIMITS_FROM, LIMITS_NEW, LIMITS_TO, CLASSES), ElementShape.NAME_CHAIN)
+"""The maps that lead packets to the chains of an interface's limits: as they come in, new connections, going out; and
+to the chain that marks them with a class.
+"""
 
 LIMITED_COUNTER = "limited"
 _REFUSE = "limit-refuse"
@@ -27,6 +30,7 @@ _NEW = "ct state 0x8"
 _NFT_BURST = 5  # what nft takes when nothing is said: some versions list it, some do not
 _POLICING_PRIORITY = -299  # behind the gate for sources, before connections are tracked
 _LIMIT_PRIORITY = 10  # behind all policy
+_MARKING_PRIORITY = 11
 
 
 def render_limits(interface: str, limits: Limits) -> dict[str, tuple[str, Lines]]:
@@ -55,9 +59,22 @@ def render_limit_hooks(used: Collection[str]) -> dict[str, Lines]:
         forward.append(f"{_NEW} jump limit-new")
     if LIMITS_TO in used:
         forward.append(f"oifname vmap @{LIMITS_TO}")
+    if CLASSES in used:
+        chains["dscp-forward"] = (_hook("forward", _MARKING_PRIORITY), f"iifname vmap @{CLASSES}")
     if forward:
         chains["limit-forward"] = (_hook("forward", _LIMIT_PRIORITY), *forward)
     return chains
+
+
+def class_chain(dscp: int) -> str:
+    """Returns the name of the chain that marks packets with a class; endpoints share it."""
+    return f"dscp-{dscp}"
+
+
+def render_class(dscp: int) -> Lines:
+    """Returns the lines of that chain: what stays inside the pools is left as it is."""
+    inside = (f"ip daddr @{net_set(POOLS, 4)} return", f"ip6 daddr @{net_set(POOLS, 6)} return")
+    return (*inside, f"ip dscp set 0x{dscp:02x}", f"ip6 dscp set 0x{dscp:02x}")
 
 
 def _hook(hook: str, priority: int) -> str:

@@ -78,6 +78,7 @@ class NftPlan:
             self._objects.set_desired(name, lines)
         for set_, shape in DISPATCH_SHAPES.items():
             self._members.open_set(set_, shape)
+        self._extras.settle()
 
     # --- What should be ---
 

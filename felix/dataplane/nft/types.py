@@ -65,6 +65,18 @@ class NatConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class FloodConfig:
+    """How many new connections a second one source may open from or to workloads of this host; per_s 0: any number.
+
+    burst: how many at once. sources: how many are remembered, per family.
+    """
+
+    per_s: int = 0
+    burst: int = 100
+    sources: int = 65_536
+
+
+@dataclass(frozen=True, slots=True)
 class NftConfig:
     """Settings that shape the table. Raises DataError for a prefix that could not be an interface name's beginning.
 
@@ -76,7 +88,7 @@ class NftConfig:
     counts_policies: whether what policies decide is counted. counted_rules: how many rules of each policy and
         direction, from the first on, have a counter of their own.
     allows_vxlan, allows_ipip: whether workloads may send packets in packets; vxlan_port: FELIX_VXLANPORT.
-    nat: how addresses are translated.
+    nat: how addresses are translated. flood: how many connections a source may open.
     """
 
     interface_prefixes: tuple[str, ...] = ("cali",)
@@ -91,6 +103,7 @@ class NftConfig:
     allows_ipip: bool = False
     vxlan_port: int = 4789
     nat: NatConfig = field(default_factory=NatConfig)
+    flood: FloodConfig = field(default_factory=FloodConfig)
 
     def __post_init__(self) -> None:
         for prefix in self.interface_prefixes:
