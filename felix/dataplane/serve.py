@@ -47,7 +47,7 @@ from felix.dataplane.routes.types import (
 )
 from felix.dataplane.routes.watch import GROUPS as ROUTE_GROUPS
 from felix.dataplane.routes.watch import is_route_datagram
-from felix.errors import EnvironmentFault
+from felix.errors import EnvironmentFault, PeerError
 from felix.model.net import Net
 
 
@@ -130,6 +130,7 @@ class HostKernel:
         self._watch: NetlinkWatch | None = None
         self._nft_watch: NftWatch | None = None
         self._news: KernelNews | None = None
+        self._is_closed = False
 
     @property
     def nft_calls(self) -> NftCalls:
@@ -153,6 +154,7 @@ class HostKernel:
 
     async def close(self) -> None:
         """See KernelPort.close."""
+        self._is_closed = True
         for watch in (self._watch, self._nft_watch):
             if watch is not None:
                 watch.close()
@@ -182,7 +184,12 @@ class HostKernel:
         return frozenset(key.net for key, _ in await self._netlink.call(read_routes, learnt))
 
     async def read_counters(self) -> dict[str, Count]:
-        """Returns what the named counters of the table say; without hindrance to what is written meanwhile."""
+        """Returns what the named counters of the table say; without hindrance to what is written meanwhile.
+
+        Raises FelixError or OSError when the kernel does not tell, and after `close`.
+        """
+        if self._is_closed:
+            raise PeerError("netlink: closed; ask again when the agent is up")
         return await self._conntrack.call(lambda socket: parse_counters(socket.dump(request_counters())))
 
     async def apply_fill(self, plan: FillPlan) -> ApplyResult:

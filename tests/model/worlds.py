@@ -37,6 +37,7 @@ from felix.model.records import (
     Tier,
     WorkloadEndpoint,
 )
+from felix.model.values import protocol_number
 from felix.policy.evaluate import World
 from felix.policy.packet import ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE, Packet
 
@@ -73,6 +74,8 @@ OUTSIDERS = ("192.0.2.1", "192.0.2.127", "192.0.2.128", "192.0.2.129", "10.65.0.
 OUTSIDERS6 = ("2001:db8::1", "2001:db8::2", "2001:db9::1", "fd00:65::8", "fd00:66::1")
 PORT_NAMES = ("http", "metrics")
 PORTS: tuple[int | str, ...] = (
+    *PORT_NAMES,
+    *PORT_NAMES,
     *PORT_NAMES,
     80,
     "80",
@@ -118,7 +121,9 @@ SELECTORS = st.one_of(
 )
 NAMESPACE_SELECTORS = st.sampled_from(["all()", "global()", "team == 'web'", "has(team)", "!has(team)", "team != 'db'"])
 _NET_LISTS = st.lists(st.sampled_from(NETS), min_size=1, max_size=3, unique=True)
-_PORT_LISTS = st.lists(st.sampled_from(PORTS), min_size=1, max_size=3, unique=True)
+_PORT_LISTS = st.lists(st.sampled_from(PORT_NAMES), min_size=1, max_size=1) | st.lists(
+    st.sampled_from(PORTS), min_size=1, max_size=3, unique=True
+)
 
 
 def _given(**members: Json) -> Document:
@@ -145,7 +150,7 @@ _ENDPOINT_PORTS: st.SearchStrategy[list[Document]] = st.lists(
     max_size=3,
 )
 _SOME_CONDITIONS = st.lists(st.sampled_from(_CONDITIONS), max_size=2)
-_SOME_PORTS, _SOME_NOT_PORTS = rarely(_PORT_LISTS, 3), rarely(_PORT_LISTS, 5)
+_SOME_PORTS, _SOME_NOT_PORTS = rarely(_PORT_LISTS, 2), rarely(_PORT_LISTS, 4)
 
 
 @st.composite
@@ -161,7 +166,7 @@ _ENTITIES = st.one_of(st.just(Document()), entities(has_ports=False))
 _ENTITIES_WITH_PORTS = st.one_of(st.just(Document()), entities(has_ports=True))
 _ACTIONS = st.sampled_from(["Allow", "Allow", "Allow", "Deny", "Deny", "Pass", "Log", "Log"])
 _RULE_PROTOCOLS = st.sampled_from(
-    [None, None, None, None, "TCP", "TCP", "UDP", "SCTP", "UDPLite", "ICMP", "ICMPv6", 6, 47]
+    [None, None, None, None, "TCP", "TCP", "TCP", "UDP", "SCTP", "UDPLite", "ICMP", "ICMPv6", 6, 47]
 )
 _RULE_NOT_PROTOCOLS = rarely(st.sampled_from(["TCP", "UDP", "ICMP", 47]), 6)
 _RULE_VERSIONS = {
@@ -388,6 +393,10 @@ def draw_packet(draw: st.DrawFn, world: World, protocols: Sequence[int]) -> Pack
     destination = _pick(draw, [value for value in (owned if to_inside else others) if value != source] or others)
     if source == destination:
         source = others[0] if destination != others[0] else others[1]
+    named = [one for one in _find_named_ports(world, version, destination) if one[0] in protocols]
+    if named and _pick(draw, (True, False)):
+        protocol, port = _pick(draw, named)
+        return Packet(version, source, destination, protocol, _pick(draw, PORT_NUMBERS), port)
     alien = ICMPV6 if version == 4 else ICMP
     protocol = _pick(draw, [number for number in protocols if number != alien])
     if protocol in (TCP, UDP, SCTP, UDPLITE):
@@ -396,6 +405,17 @@ def draw_packet(draw: st.DrawFn, world: World, protocols: Sequence[int]) -> Pack
         icmp_type, code = _pick(draw, ICMP_TYPES[protocol]), _pick(draw, ICMP_CODES)
         return Packet(version, source, destination, protocol, icmp_type=icmp_type, icmp_code=code)
     return Packet(version, source, destination, protocol)
+
+
+def _find_named_ports(world: World, version: int, address: int) -> list[tuple[int, int]]:
+    """Returns protocol and number of the ports with names of whoever has the address."""
+    return [
+        (number, port.port)
+        for workload in world.workloads.values()
+        if any(net.version == version and net.value == address for net in map(parse_address, workload.spec.ip_networks))
+        for port in workload.spec.ports
+        if (number := protocol_number(port.protocol)) is not None
+    ]
 
 
 def _pick(draw: st.DrawFn, options: Sequence[T]) -> T:

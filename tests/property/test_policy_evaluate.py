@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from hypothesis import HealthCheck, given, settings
+from msgspec import structs
 
 from felix.calc.desired import Action
 from felix.model.codec import decode
@@ -91,15 +92,28 @@ def test_worlds_survive_being_written_and_read_again(world: World) -> None:
     assert read == world_updates(world)
 
 
+def _without_named_ports(world: World) -> World:
+    workloads = {
+        key: structs.replace(one, spec=structs.replace(one.spec, ports=())) for key, one in world.workloads.items()
+    }
+    hosts = {
+        key: structs.replace(one, spec=structs.replace(one.spec, ports=())) for key, one in world.host_endpoints.items()
+    }
+    return replace(world, workloads=workloads, host_endpoints=hosts)
+
+
 def test_worlds_and_packets_reach_every_action_and_both_verdicts() -> None:
     seen: Counter[str] = Counter()
 
     @given(worlds_with_packets(count=10))
-    @settings(max_examples=300, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=400, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     def collect(drawn: Worlds) -> None:
         world, packets = drawn
+        nameless = _without_named_ports(world)
         for packet in packets:
             verdict = evaluate(world, packet)
+            seen["named port"] += verdict != evaluate(nameless, packet)
+            seen["staged"] += len(verdict.staged)
             seen["allowed" if verdict.allowed else "denied"] += bool(verdict.trace)
             seen.update(
                 f"{step.action.value} by {step.policy.kind if step.policy else 'end'}" for step in verdict.trace
@@ -109,6 +123,8 @@ def test_worlds_and_packets_reach_every_action_and_both_verdicts() -> None:
     for action in ("Allow", "Deny", "Log", "Pass"):
         for kind in ("GlobalNetworkPolicy", "NetworkPolicy", "Profile"):
             assert seen[f"{action} by {kind}"], (action, kind, seen)
+    assert seen["named port"], seen
+    assert seen["staged"], seen
     assert seen["Deny by end"]
     assert seen["Pass by end"]
     assert seen["allowed"] * 20 > seen["denied"], seen
