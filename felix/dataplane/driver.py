@@ -35,6 +35,7 @@ from felix.dataplane.routes.plan import RoutePlan
 from felix.dataplane.routes.types import RouteConfig, RouteEvent, RoutePlanned
 from felix.dataplane.serve import KernelNews, KernelPort
 from felix.errors import FelixError, KernelRefused
+from felix.policy.packet import Packet
 from felix.reconcile.retry import BackOff, RetryQueue
 from felix.reconcile.throttle import Throttle
 
@@ -110,7 +111,7 @@ class Driver:
         self._qdiscs = QdiscPlan()
         self._revoker: Revoker | None = None
         if config.revokes:
-            self._revoker = Revoker(kernel, self._nft.verdicts.is_allowed, self._on_revoked)
+            self._revoker = Revoker(kernel, self._nft.verdicts.is_allowed, self._cut, self._on_revoked)
         self._board = EndpointBoard(self._nft, self._routes, self._links, self._qdiscs)
         self._nft_needs_read = True
         self._retries: RetryQueue[str] = RetryQueue(BackOff(first_s=0.2, most_s=30.0))
@@ -118,6 +119,9 @@ class Driver:
         self._refresh_at: dict[str, float] = {}
         self._is_in_sync = False
         self._arrived: list[tuple[DesiredDelta, float]] = []
+        self._cuts: list[Packet] = []  # told since the last cycle began
+        self._is_closing = False
+        self._cut_waiters: list[asyncio.Future[None]] = []
         self._unapplied_since: float | None = None  # arrival of the oldest change that no good cycle has seen
         self._revision = 0
         self._restless_cycles = 0
@@ -223,6 +227,8 @@ class Driver:
         """Threads and sockets are gone, what had begun has ended; everything in the kernel stays as it is."""
         await self._connections.close()
         if self._revoker is not None:
+            self._is_closing = True
+            self._release_cuts(len(self._cut_waiters))
             await self._revoker.close()
         await self._kernel.close()
 
@@ -331,6 +337,22 @@ class Driver:
         self.counts.flushed += count
         self._wake.set()
 
+    async def _cut(self, packets: Sequence[Packet]) -> None:
+        """The kernel takes up no connection by such packets any more, or the agent is about to end."""
+        if self._is_closing:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._cuts += packets
+        self._cut_waiters.append(waiter)
+        self._wake.set()
+        await waiter
+
+    def _release_cuts(self, count: int) -> None:
+        """The first `count` of those who wait for cuts go on."""
+        for waiter in self._cut_waiters[:count]:
+            waiter.set_result(None)
+        del self._cut_waiters[:count]
+
     def _on_revoked(self, count: int) -> None:
         self.counts.revoked += count
 
@@ -343,6 +365,7 @@ class Driver:
         started_at = monotonic_s()
         self._tell_culprits()
         self._take_arrived()
+        cutting = len(self._cut_waiters)
         revision, cycle = self._revision, Cycle()
         if self._links.needs_read or self._routes.needs_read:
             await self._attempt((LINKS, ROUTES), cycle, self._read_links_and_routes)
@@ -363,6 +386,8 @@ class Driver:
             self._connections.flush_rest()
         if self._revoker is not None and NFT not in cycle.failures and not self._nft_needs_read:
             self._revoker.on_applied()
+        if NFT not in cycle.failures:
+            self._release_cuts(cutting)
         self._settle(cycle)
         cycle.revision = 0 if cycle.failures or self._nft_needs_read else revision
         if not cycle.failures:
@@ -382,6 +407,8 @@ class Driver:
         """The plans know all that arrived. Never within a cycle: its later steps count on what its earlier ones did,
         as chains do on the sets that were declared before them.
         """
+        cuts, self._cuts = self._cuts, []
+        self._nft.cut(cuts, monotonic_s())
         arrived, self._arrived = self._arrived, []
         if arrived and self._unapplied_since is None:
             self._unapplied_since = arrived[0][1]

@@ -24,6 +24,7 @@ from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.read import read_table
 from felix.dataplane.nft.types import FloodConfig, KernelTable, NatConfig, NftConfig, NftPort
 from felix.model.net import parse_address, parse_net
+from felix.policy.packet import Packet
 from tests.model.fake_nft import FakeNft
 from tests.model.namespaces import enter_private_network
 from tests.model.nft_worlds import drive, endpoint
@@ -279,3 +280,24 @@ def test_limit_that_the_kernel_does_not_take_is_left_out_and_named_on_its_endpoi
     assert plan.find_shortfall(rated) == ""
     plan.on_delta(DesiredDelta(endpoints={counted.key: None}))
     assert not plan.shortfalls
+
+
+def test_cut_connections_are_read_as_written_and_go_without_a_trace(run: Run) -> None:
+    addresses = ((4, "10.1.0.1", "10.9.0.1"), (6, "fd01::1", "fd09::1"))
+    answers = [Packet(v, parse_address(a).value, parse_address(b).value, 6, 80, 40000) for v, a, b in addresses]
+
+    def body(port: NftPort) -> None:
+        plan = _started(NftConfig(), port)
+        before = read_table(port)
+        plan.cut(answers, 0.0)
+        _drive(port, plan)
+        restarted = NftPlan(NftConfig())
+        restarted.replace_believed(read_table(port))
+        restarted.cut((), 0.0)
+        assert restarted.is_settled
+        assert len(read_table(port).elements["cut6"]) == 1
+        restarted.cut((), 10_000.0)
+        _drive(port, restarted)
+        assert read_table(port) == before
+
+    run(body)

@@ -128,6 +128,55 @@ def test_policy_change_cuts_exactly_what_it_denies(fleet: Fleet) -> None:
         fleet.wait(lambda: fleet.metric(fleet.h1, DENIED) >= counted + 2, "the metric")
 
 
+@contextmanager
+def pouring(fleet: Fleet, target: str, version: int, port: int) -> Iterator[socket.socket]:
+    """The client's end of a TCP connection by which the server sends without end, while inside."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    client, server = fleet.sites["client"], fleet.sites[target]
+    with ExitStack() as stack:
+        listener, receiver = (
+            stack.enter_context(site.place.call(lambda: socket.socket(family, socket.SOCK_STREAM)))
+            for site in (server, client)
+        )
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((server.address(version), port))
+        listener.listen()
+        receiver.connect((server.address(version), port))
+        sender = stack.enter_context(listener.accept()[0])
+        sender.settimeout(0.2)
+        stop = threading.Event()
+
+        def pour() -> None:
+            while not stop.wait(0.002):
+                with suppress(OSError):
+                    sender.send(bytes(1000))
+
+        thread = threading.Thread(target=pour)
+        thread.start()
+        try:
+            yield receiver
+        finally:
+            stop.set()
+            thread.join()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("target", ["near", "far"])
+def test_download_is_not_taken_up_again_by_the_server(fleet: Fleet, target: str, version: int) -> None:
+    with pouring(fleet, target, version, 8123) as receiver:
+        receiver.settimeout(5.0)
+        assert receiver.recv(65536)
+        with fleet.stored(NOBODY_FROM_CLIENT_BY_TCP):
+            receiver.settimeout(0.5)  # the server tries again after 0.2 s, 0.4 s and so on
+            deadline = time.monotonic() + CUT_S
+            with suppress(TimeoutError):
+                while receiver.recv(65536):
+                    assert time.monotonic() < deadline
+            receiver.settimeout(1.0)
+            with pytest.raises(TimeoutError):
+                receiver.recv(65536)
+
+
 def test_address_that_leaves_a_set_loses_its_connections_and_the_others_theirs_not(fleet: Fleet) -> None:
     client, guest = fleet.sites["client"], fleet.sites["guest"]
     friends: list[Json] = [client.ipv4, client.ipv6, guest.ipv4, guest.ipv6]

@@ -102,6 +102,8 @@ class _Parser:
                 self._meta(self._take())
             case "ip" | "ip6":
                 self._address(_FAMILIES[word], self._take())
+            case "tcp" if self._is_next("flags"):
+                self._continued()
             case "tcp" | "udp" | "sctp" | "udplite":
                 self._port(_PROTOCOLS[word], self._take())
             case "icmp" | "icmpv6":
@@ -130,6 +132,13 @@ class _Parser:
         self._sets.append(self._take()[1:])
         while not self._is_next("}"):
             self._take()
+        self._conditions.append(lambda passing, sets: False)
+
+    def _continued(self) -> None:
+        """What goes on with a connection of which nothing is known: here every packet opens one."""
+        while not (token := self._take()).startswith("@"):
+            pass
+        self._sets.append(token[1:])
         self._conditions.append(lambda passing, sets: False)
 
     def _translate(self) -> None:

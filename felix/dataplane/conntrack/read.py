@@ -144,10 +144,11 @@ def _parse_flow(one: Message) -> OpenFlow | None:
     if original is None or reply is None:
         return None
     removal = _render_removal_of(one, payloads)
+    answer = _make_packet(reply, reply.destination, _CTA_PROTO_DST_PORT, reply)
     announced = _parse_tuple(version, payloads, CTA_TUPLE_MASTER)
     if announced is not None:
-        return OpenFlow(_make_packet(announced, announced.destination, _CTA_PROTO_DST_PORT, announced), removal)
-    return OpenFlow(_make_packet(original, reply.source, _CTA_PROTO_SRC_PORT, reply), removal)
+        return OpenFlow(_make_packet(announced, announced.destination, _CTA_PROTO_DST_PORT, announced), answer, removal)
+    return OpenFlow(_make_packet(original, reply.source, _CTA_PROTO_SRC_PORT, reply), answer, removal)
 
 
 def _parse_tuple(version: int, payloads: dict[int, bytes], type_: int) -> _Tuple | None:

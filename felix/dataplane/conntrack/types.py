@@ -25,10 +25,12 @@ class OpenFlow(NamedTuple):
 
     packet: its first one as policy sees it: from who opened it, to whom it goes behind a translation of destinations;
     of a connection that another one announced (FTP's data), the first packet of that other one.
+    answer: what the other end sends, as policy would see it if it were a first packet.
     removal: the request that removes the entry and no other.
     """
 
     packet: Packet
+    answer: Packet
     removal: bytes
 
 

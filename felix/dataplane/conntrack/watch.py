@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from felix.calc.desired import DesiredDelta, LocalEndpoint
@@ -14,7 +14,7 @@ from felix.dataplane.conntrack.revoke import RevocationPlan
 from felix.dataplane.conntrack.types import ConntrackResult, FlowsRead, OpenFlow
 from felix.model.keys import ResourceKey
 from felix.model.net import Net
-from felix.policy.packet import Packet
+from felix.policy.packet import TCP, Packet
 from felix.reconcile.retry import BackOff
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Revoker:
     """Looks at connections of whom a change concerned, and removes those that `is_allowed` denies.
 
     is_allowed: asked with the first packet of a flow, and those of its addresses that are the host's own.
+    cut: packets as these do not take up TCP connections any more when it returns, or the agent is about to end.
     on_removed: told how many entries went.
     """
 
@@ -48,10 +49,12 @@ class Revoker:
         self,
         kernel: FlowPort,
         is_allowed: Callable[[Packet, frozenset[Net]], bool],
+        cut: Callable[[Sequence[Packet]], Awaitable[None]],
         on_removed: Callable[[int], None],
     ) -> None:
         self._kernel = kernel
         self._is_allowed = is_allowed
+        self._cut = cut
         self._on_removed = on_removed
         self._plan = RevocationPlan()
         self._task: asyncio.Task[None] | None = None
@@ -124,6 +127,9 @@ class Revoker:
         denied = [flow for flow in suspects if not self._is_allowed(flow.packet, _find_ends(flow, own))]
         if not denied:
             return read.reason
+        answers = [flow.answer for flow in denied if flow.answer.protocol == TCP]
+        if returning := [answer for answer in answers if self._is_allowed(answer, own)]:
+            await self._cut(returning)  # first: the next segment may come at once
         result = await self._kernel.remove_flows(denied)
         log.info("%d open connections are no longer allowed: %d are cut", len(denied), result.removed_count)
         self._on_removed(result.removed_count)

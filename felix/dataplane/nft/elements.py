@@ -52,6 +52,8 @@ KEY_BYTES = {
     ElementShape.IPV6_RANGE: 16,
     ElementShape.IPV4_PORT: 12,  # each part begins at a multiple of four
     ElementShape.IPV6_PORT: 24,
+    ElementShape.IPV4_FLOW: 16,
+    ElementShape.IPV6_FLOW: 40,
     ElementShape.NAME: NAME_BYTES,
     ElementShape.NAME_IPV4: NAME_BYTES + 4,
     ElementShape.NAME_IPV6: NAME_BYTES + 16,

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from felix.calc.desired import HOSTS, MASQUERADED, POOLS, DesiredDelta, LocalEndpoint, MemberDelta
 from felix.dataplane.nft.base import declare
+from felix.dataplane.nft.cuts import CutBook
 from felix.dataplane.nft.elements import name_key, range_key
 from felix.dataplane.nft.floating import FloatingBook
 from felix.dataplane.nft.floods import flood_objects, render_floods
@@ -22,7 +23,7 @@ from felix.dataplane.nft.types import ApplyResult, ElementShape, Lines, NftConfi
 from felix.model.net import Net
 from felix.reconcile.delta import DeltaTracker
 
-_PREFIXES = ("nat-", "limit-", "limits-", "dscp-", "flood-")
+_PREFIXES = ("nat-", "limit-", "limits-", "dscp-", "flood-", "cut-")
 _HOOK = "type "
 _RANGES = {4: ElementShape.IPV4_RANGE, 6: ElementShape.IPV6_RANGE}
 
@@ -42,6 +43,7 @@ class Extras:
         self._members = members
         self._nets = _NetSets(objects, members)
         self._floating = FloatingBook(objects, members)
+        self.cuts = CutBook(objects, members)
         self._used_maps: set[str] = set()
         self._users_by_class: Counter[int] = Counter()
         for name, lines in flood_objects(config.flood).items():
@@ -113,6 +115,7 @@ class Extras:
             **{class_chain(dscp): render_class(dscp) for dscp in classes},
             **render_limit_hooks(self._used_maps),
             **render_floods(self._config),
+            **self.cuts.settle(),
         }
         for chain in self._hooked - hooked.keys():
             self._drop(chain)

@@ -7,7 +7,7 @@ to any more (`plan_cleanup`). After each step `absorb_…` notes what the kernel
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from felix.calc.desired import DesiredDelta, LocalEndpoint
@@ -43,6 +43,7 @@ from felix.dataplane.nft.types import (
 from felix.dataplane.nft.verdicts import Verdicts
 from felix.errors import Problem, shorten
 from felix.model.keys import ResourceKey
+from felix.policy.packet import Packet
 from felix.reconcile.delta import DeltaTracker
 
 _HOOK = "type "
@@ -117,8 +118,16 @@ class NftPlan:
         self._chains.settle()
         self._extras.settle()
 
+    def cut(self, packets: Sequence[Packet], now: float) -> None:
+        """TCP connections to which these packets would be an answer do not go on; the time of others may be over."""
+        self._extras.cuts.cut(packets, now)
+        if self._extras.cuts.expire(now) or packets:
+            self._extras.settle()
+
     def replace_believed(self, table: KernelTable) -> None:
         """`table` is what the kernel has. What was refused before is tried again."""
+        self._extras.cuts.adopt(table.elements)
+        self._extras.settle()
         self._rebuilds = not self._is_mendable(table)
         self._is_guarding = self._has_gates(table)
         if self._rebuilds:

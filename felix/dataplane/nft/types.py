@@ -124,6 +124,8 @@ class ElementShape(enum.Enum):
     IPV6_RANGE = "ipv6_addr interval"
     IPV4_PORT = "ipv4_addr . inet_proto . inet_service"
     IPV6_PORT = "ipv6_addr . inet_proto . inet_service"
+    IPV4_FLOW = "ipv4_addr . inet_service . ipv4_addr . inet_service"
+    IPV6_FLOW = "ipv6_addr . inet_service . ipv6_addr . inet_service"
     NAME = "ifname"
     NAME_IPV4 = "ifname . ipv4_addr"
     NAME_IPV6 = "ifname . ipv6_addr"

@@ -16,7 +16,7 @@ DENY_ALL = CompiledPolicy((), ())
 
 def flow(protocol: int, port: int = 80) -> OpenFlow:
     packet = Packet(4, PEER.value, MINE.value, protocol, 40000, port)
-    return OpenFlow(packet, bytes([protocol]))
+    return OpenFlow(packet, Packet(4, MINE.value, PEER.value, protocol, port, 40000), bytes([protocol]))
 
 
 async def start(rig: Rig, world: FakeWorld) -> None:
