@@ -394,7 +394,8 @@ def draw_packet(draw: st.DrawFn, world: World, protocols: Sequence[int]) -> Pack
     if source == destination:
         source = others[0] if destination != others[0] else others[1]
     named = [one for one in _find_named_ports(world, version, destination) if one[0] in protocols]
-    if named and _pick(draw, (True, False)):
+    is_named = _pick(draw, (True, False))
+    if named and is_named:
         protocol, port = _pick(draw, named)
         return Packet(version, source, destination, protocol, _pick(draw, PORT_NUMBERS), port)
     alien = ICMPV6 if version == 4 else ICMP
