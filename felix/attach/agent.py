@@ -53,7 +53,7 @@ class AttachParts:
             kernel=kernel,
             on_done=ports.on_done,
         )
-        self.leases = AddressLeases(store, self.endpoints.allocator, node, self.service.debts)
+        self.leases = AddressLeases(store, self.endpoints.allocator, node, index.find_address, self.service.debts)
         self.cleaner = Cleaner(self.service, self.leases, ports.has_interface, 0.0)
         self.routes = AttachRoutes(self.service, self.leases, self.cleaner, ports.on_refusal)
 

@@ -26,12 +26,18 @@ RELEASES_LIMIT = 256
 
 
 class AddressLeases:
-    """Addresses of one host's handles. debts: get what is to be done once etcd answers again."""
+    """Addresses of one host's handles.
 
-    def __init__(self, store: Store, allocator: Allocator, node: str, debts: Debts) -> None:
+    is_attached: whether a container is attached with that address. debts: get what is to be done once etcd answers.
+    """
+
+    def __init__(
+        self, store: Store, allocator: Allocator, node: str, is_attached: Callable[[Net], object], debts: Debts
+    ) -> None:
         self._store = store
         self._allocator = allocator
         self._node = node
+        self._is_attached = is_attached
         self._debts = debts
         self._owed: dict[str, Callable[[], Awaitable[None]]] = {}
         self._lanes: Lanes[str] = Lanes()
@@ -49,7 +55,10 @@ class AddressLeases:
             return await self._give(asked, wanted)
 
     async def release(self, request: ReleaseRequest) -> list[Net]:
-        """What the request means is free; returns what somebody held until now. Only what is this host's is meant."""
+        """What the request means is free; returns what somebody held until now. Only what is this host's is meant.
+
+        What a container is attached with stays held: its detach frees it, when no packet can carry it any more.
+        """
         wanted = check_addresses(request.addresses)
         if not wanted and not request.handle:
             raise Refusal(Code.INVALID, "give a handle, or addresses, or both")
@@ -61,12 +70,16 @@ class AddressLeases:
 
     async def _release(self, request: ReleaseRequest, wanted: Sequence[Net], handle: str) -> list[Net]:
         if not wanted and not request.attributes:
-            return await self._allocator.release_handle(handle, lambda holder: holder.node == self._node)
+            has = await self._allocator.addresses_of(handle)
+            if not any(self._is_attached(address) for address in has):
+                return await self._allocator.release_handle(handle, lambda holder: holder.node == self._node)
         blocks = await self._read_blocks(wanted, handle)
         found = [
             Release(address, holder.handle)
             for address, holder in blocks.items()
-            if holder.handle is not None and self._is_meant(holder, handle, request.attributes)
+            if holder.handle is not None
+            and self._is_meant(holder, handle, request.attributes)
+            and not self._is_attached(address)
         ]
         return await self.take_back([one for one in found if not wanted or one.address in wanted])
 

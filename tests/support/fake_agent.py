@@ -237,6 +237,8 @@ class FakeAgent:
         for address, (holder, attributes) in list(self.holders.items()):
             is_meant = address in asked if asked is not None else bool(handle)
             is_ours = not handle or holder == handle
+            if any(address in there["handles"] for there in self.attachments.values()):
+                continue  # its detach frees it
             if is_meant and is_ours and body.get("attributes", {}).items() <= attributes.items():
                 self._free_again(address)
                 released.append(address)

@@ -249,11 +249,14 @@ class NetModulesContract:
         assert scene.cleanup(launch).error is None
         assert scene.held_by(launch) == set()
 
-    def test_defect_3_cleanup_after_release_leaves_the_address_to_its_next_owner(self, scene: Scene) -> None:
+    def test_defect_3_address_released_before_cleanup_has_one_owner_at_any_time(self, scene: Scene) -> None:
         former, latter = scene.launch(), scene.launch()
         assert scene.reserve(former, scene.static4[3:4]).error is None
         assert scene.isolate(former, scene.static4[3:4]).error is None
-        assert scene.call("release", ips=[scene.static4[3]]).error is None
+        for call in ({"ips": [scene.static4[3]]}, {"uid": former.uid}):
+            assert scene.call("release", **call).error is None
+            assert scene.reserve(latter, scene.static4[3:4]).error == f"IP '{scene.static4[3]}' already in use."
+        assert scene.cleanup(former).error is None
         assert scene.reserve(latter, scene.static4[3:4]).error is None
         assert scene.cleanup(former).error is None
         assert scene.held_by(latter) == {scene.static4[3]}

@@ -276,15 +276,17 @@ async def test_requested_address_is_given_or_refused(world: AttachWorld) -> None
     assert "handle net1.c1" in str(document["error"])
 
 
-async def test_given_address_is_noted_and_released_only_while_its_handle_holds_it(world: AttachWorld) -> None:
+async def test_given_address_that_is_released_stays_held_until_its_container_is_detached(world: AttachWorld) -> None:
     _, document = await world.post("/v1/ipam/allocate", handle="uid-1", ipv4=2, attributes={"felix.use": "pending"})
     addresses = document["addresses"]
     assert isinstance(addresses, list)
     await world.attach(given=addresses, ipv4=0, network_profile=False)
-    await world.post("/v1/ipam/release", handle="uid-1", addresses=addresses[:1])
-    await world.post("/v1/ipam/allocate", handle="uid-2", addresses=addresses[:1])
-    assert await world.detach() == [addresses[1].partition("/")[0]]
-    assert list(world.held.values()) == ["uid-2"]
+    for request in ({"addresses": addresses[:1]}, {"handle": "uid-1"}, {"handle": "uid-1", "addresses": addresses}):
+        _, said = await world.post("/v1/ipam/release", **request)
+        assert said == {"released": []}
+    assert list(world.held.values()) == ["uid-1", "uid-1"]
+    assert await world.detach() == [address.partition("/")[0] for address in addresses]
+    world.check_nothing()
 
 
 async def test_failed_attach_leaves_given_addresses_to_who_gave_them(world: AttachWorld) -> None:
@@ -338,7 +340,7 @@ async def test_given_address_that_its_former_container_has_lost_is_taken(world: 
     _, document = await world.post("/v1/ipam/allocate", handle="uid-1", ipv4=1, attributes={"felix.use": "pending"})
     asked: dict[str, object] = {"given": document["addresses"], "ipv4": 0}
     await world.attach("c1", **asked)
-    await world.post("/v1/ipam/release", handle="uid-1")
+    await Allocator(world.store).release_handle("uid-1")  # as an operator does with `felix ipam release`
     await world.post("/v1/ipam/allocate", handle="uid-2", addresses=document["addresses"])
     await world.attach("c2", netns="/run/netns/b", **asked)
     assert await world.detach("c1") == []
