@@ -27,6 +27,7 @@ from felix.collect.apply import clean_own
 from felix.collect.serve import Collector, Surroundings
 from felix.collect.types import Graces, Reach
 from felix.config.load import host_source, load_local
+from felix.config.readers import split_failsafe
 from felix.config.resolve import Resolved, datastore_sources, find_changes, resolve
 from felix.config.table import Settings
 from felix.dataplane.bird.apply import BirdPlace
@@ -50,12 +51,14 @@ from felix.datastore.watch import DatastoreWatch
 from felix.errors import EnvironmentFault, FelixError, PeerError
 from felix.intake import Intake
 from felix.model.keys import WATCH_END, WATCH_START, ResourceKey
-from felix.model.net import Net, parse_address
+from felix.model.net import Net, parse_address, parse_net
 from felix.obs.health import Health, Verdict
 from felix.obs.log import LogControl, LogCounts
 from felix.obs.metrics import Metrics
 from felix.obs.notify import Notifier
 from felix.obs.serve import Door, Reply, keep_pulse, serve_health, serve_local_api, serve_metrics
+from felix.policy.host_settings import Failsafe
+from felix.policy.rules import get_protocol
 from felix.policy_counts import make_counts, show_counts
 from felix.reconcile.brake import TOLERATED_ENDPOINTS, Hold, find_hold
 from felix.report import AgentReport
@@ -551,7 +554,7 @@ class Agent:
             "attachments": len(self._intake.attachments),
             "endpoints": {
                 str(key): {"status": report.condition.value, "reason": report.reason}
-                for key, report in self._driver.board.reports.items()
+                for key, report in {**self._driver.board.reports, **self._driver.host_reports}.items()
             },
             "bgp": {
                 "fault": bird.fault,
@@ -605,6 +608,8 @@ def _driver_config(settings: Settings) -> DriverConfig:
             allows_vxlan=settings.allow_vxlan_packets_from_workloads,
             allows_ipip=settings.allow_ipip_packets_from_workloads,
             vxlan_port=settings.vxlan_port,
+            failsafes_in=_failsafes(settings.failsafe_inbound_host_ports),
+            failsafes_out=_failsafes(settings.failsafe_outbound_host_ports),
             nat=NatConfig(
                 address=parse_address(settings.nat_outgoing_address) if settings.nat_outgoing_address else None,
                 ports=settings.nat_port_range,
@@ -627,6 +632,11 @@ def _driver_config(settings: Settings) -> DriverConfig:
 def _find_log_rate(settings: Settings) -> LogRate | None:
     count, slash, unit = settings.log_action_rate_limit.partition("/")
     return LogRate(int(count), unit, max(1, settings.log_action_rate_limit_burst)) if slash else None
+
+
+def _failsafes(items: Sequence[str]) -> tuple[Failsafe, ...]:
+    parts = map(split_failsafe, items)
+    return tuple(Failsafe(get_protocol(name), int(port), parse_net(net) if net else None) for name, net, port in parts)
 
 
 def _refresh_intervals(settings: Settings) -> RefreshIntervals:

@@ -235,6 +235,9 @@ class AgentReport:
             self._conditions[report.condition.value] += 1
             if report.condition is EndpointCondition.ERROR and report != before:
                 log.warning("%s: %s", key, report.reason)
+        if key.kind == "HostEndpoint":
+            self._write_host_status(key.name, report)
+            return
         former = self._identity_by_key.pop(key, None)
         identity = self._intake.identities.get(key, former) if report is not None else None
         if former is not None and former != identity:
@@ -253,6 +256,14 @@ class AgentReport:
             self.endpoint_reporter.drop_workload(name)
         else:
             self.endpoint_reporter.set_workload(name, EndpointState(report.condition.value))
+
+    def _write_host_status(self, name: str, report: EndpointReport | None) -> None:
+        if self.endpoint_reporter is None:
+            return
+        if report is None:
+            self.endpoint_reporter.drop_host_endpoint(name)
+        else:
+            self.endpoint_reporter.set_host_endpoint(name, EndpointState(report.condition.value))
 
     def _write_file(
         self, key: ResourceKey, identity: EndpointIdentity, report: EndpointReport | None, driver: Driver

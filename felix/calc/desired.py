@@ -135,10 +135,15 @@ class Stack(NamedTuple):
 
     A packet that leaves the last tier by Pass, or an endpoint without tiers, goes on to the profiles.
     A profile that does not exist is left out of `CompiledPolicy`s; a stack may still name it: it then matches nothing.
+    ending: PASS in place of DENY: whatever nothing decided about is left to others, and tiers do not end in a denial.
+    untracked, pre_dnat: tiers that have decided earlier on the packet's way: what they allowed, this stack allows too.
     """
 
     tiers: tuple[StackTier, ...]
     profiles: tuple[ResourceKey, ...]
+    ending: Action = Action.DENY
+    untracked: tuple[StackTier, ...] = ()
+    pre_dnat: tuple[StackTier, ...] = ()
 
 
 class PacketRate(NamedTuple):
@@ -208,6 +213,39 @@ class LocalEndpoint:
         return (*self.addresses, *(one.external for one in self.floating)) if self.floating else self.addresses
 
 
+ALL_INTERFACES = "*"
+
+
+class HostStacks(NamedTuple):
+    """What decides about packets at an interface of the host itself, by where they are met; None: nothing does.
+
+    ingress, egress: from outside to the host's own programs, and back. forward: passed on, in from or out to outside.
+    pre_dnat: whatever comes in, before its destination may be translated. untracked: the same and whatever the host
+    sends, before connection tracking, which does not see what these allow.
+    """
+
+    ingress: Stack
+    egress: Stack
+    forward_ingress: Stack | None = None
+    forward_egress: Stack | None = None
+    pre_dnat: Stack | None = None
+    untracked_ingress: Stack | None = None
+    untracked_egress: Stack | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalHostEndpoint:
+    """A host endpoint of this host.
+
+    interface: a name of 1-15 characters, ALL_INTERFACES, or empty: then it is the interfaces with one of `addresses`.
+    """
+
+    key: ResourceKey
+    interface: str
+    addresses: tuple[Net, ...]
+    stacks: HostStacks
+
+
 @dataclass(slots=True)
 class MemberDelta:
     """Members of one set that came and went since the last flush; the two never overlap.
@@ -262,8 +300,8 @@ class DesiredDelta:
     blocks: dict[Net, bool | None] = field(default_factory=dict)
     port_sets: dict[str, bool | None] = field(default_factory=dict)
     port_members: dict[str, PortDelta] = field(default_factory=dict)
-
     nets: dict[str, MemberDelta] = field(default_factory=dict)
+    host_endpoints: dict[ResourceKey, LocalHostEndpoint | None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(
@@ -275,4 +313,5 @@ class DesiredDelta:
             or self.port_sets
             or self.port_members
             or self.nets
+            or self.host_endpoints
         )

@@ -16,6 +16,7 @@ from felix.calc.bgp import BGP_KINDS, BgpBoard, BgpInputs
 from felix.calc.changes import ChangeLog
 from felix.calc.desired import DesiredDelta
 from felix.calc.endpoints import LocalEndpoints
+from felix.calc.host_endpoints import LocalHostEndpoints, place_host_policy, read_host_endpoint
 from felix.calc.matches import PolicyMatches
 from felix.calc.pools import PoolNets
 from felix.calc.port_sets import EndpointPorts, PortSets
@@ -27,6 +28,7 @@ from felix.model.keys import AffinityKey, Key, ResourceKey
 from felix.model.net import Net
 from felix.model.records import (
     BlockAffinity,
+    GlobalNetworkPolicy,
     GlobalNetworkSet,
     HostEndpoint,
     IPPool,
@@ -56,6 +58,7 @@ class CalcGraph:
         self._port_sets = PortSets()
         self._matches = PolicyMatches(self._problems)
         self._endpoints = LocalEndpoints(self._matches, self._problems)
+        self._hosts = LocalHostEndpoints()
         self._rules = ActiveRules(self._sets, self._port_sets, self._problems)
         self._blocks: ChangeLog[Net, bool] = ChangeLog()
         self._pools = PoolNets()
@@ -80,10 +83,12 @@ class CalcGraph:
         For a first snapshot: many short calls with pauses between them, so that nobody waits for one long flush.
         """
         self._endpoints.settle()
-        for key in self._endpoints.pop_changed_profiles():
-            self._rules.set_used(key, is_used=self._endpoints.is_using(key))
-        for key in self._matches.pop_changed_policies():
-            self._rules.set_used(key, is_used=self._matches.is_selecting(key))
+        self._hosts.settle()
+        for key in {**self._endpoints.pop_changed_profiles(), **self._hosts.pop_changed_profiles()}:
+            self._rules.set_used(key, is_used=self._endpoints.is_using(key) or self._hosts.is_using(key))
+        for key in {**self._matches.pop_changed_policies(), **self._hosts.matches.pop_changed_policies()}:
+            is_used = self._matches.is_selecting(key) or self._hosts.matches.is_selecting(key)
+            self._rules.set_used(key, is_used=is_used)
         return self._rules.settle(limit)
 
     def flush(self) -> DesiredDelta:
@@ -93,6 +98,7 @@ class CalcGraph:
             endpoints=self._endpoints.results.pop_changes(),
             blocks=self._blocks.pop_changes(),
             nets=self._pools.pop_changes(),
+            host_endpoints=self._hosts.results.pop_changes(),
         )
         self._rules.pop_changes(delta)
         return delta
@@ -110,7 +116,9 @@ class CalcGraph:
 
         Speaks of the state at the last flush or later. Problems of decoding are not among them.
         """
-        return {key: problems or () for key, problems in self._problems.pop_changes().items()}
+        changed = {**self._problems.pop_changes(), **self._hosts.problems.pop_changes()}
+        found = {key: (self._problems.find(key) or (), self._hosts.problems.find(key) or ()) for key in changed}
+        return {key: tuple(dict.fromkeys((*ours, *hosts))) for key, (ours, hosts) in found.items()}
 
     def pop_bgp_inputs(self) -> BgpInputs | None:
         """Returns the picture for the routing daemon, or None if it is as it was at the last call."""
@@ -119,7 +127,7 @@ class CalcGraph:
     def stats(self) -> CalcStats:
         """Returns the counts that metrics show, as of the last flush."""
         return CalcStats(
-            local_endpoints=len(self._endpoints.results),
+            local_endpoints=len(self._endpoints.results) + len(self._hosts.results),
             policies=sum(key.kind != "Profile" and not is_staged(key.kind) for key in self._rules.results.values),
             selectors=len(self._sets),
             set_items=self._sets.items_count,
@@ -176,10 +184,16 @@ class CalcGraph:
             self._sets.drop_item(key)
             self._port_sets.drop_item(key)
             self._problems.set(key, None)
+            self._hosts.set_spec(key, None)
             return
         read = read_nets(key, "spec.expectedIPs", record.spec.expected_ips, addresses_only=True)
         ports = read_ports(key, record.spec.ports)
-        self._problems.set(key, (read.problems + ports.problems) or None)
+        problems = read.problems + ports.problems
+        spec = read_host_endpoint(key, record, read) if record.spec.node == self._hostname else None
+        if isinstance(spec, Problem):
+            problems, spec = (*problems, spec), None
+        self._hosts.set_spec(key, spec)
+        self._problems.set(key, problems or None)
         labels = host_endpoint_labels(record.metadata.labels)
         self._sets.set_item(key, read.nets, labels, record.spec.profiles)
         self._port_sets.set_item(key, EndpointPorts(read.nets, ports.ports), labels, record.spec.profiles)
@@ -201,12 +215,18 @@ class CalcGraph:
             placement = None
         elif placement is None:
             self._problems.set(key, None)
-        self._rules.set_source(key, record if placement is not None else None)
         self._matches.set_policy(key, placement)
+        at_host = place_host_policy(key, record) if isinstance(record, GlobalNetworkPolicy) else None
+        if isinstance(at_host, Problem):
+            self._problems.set(key, (at_host,))
+            at_host = None
+        self._hosts.matches.set_policy(key, at_host)
+        self._rules.set_source(key, record if placement is not None or at_host is not None else None)
 
     def _on_profile(self, key: ResourceKey, record: Profile | None) -> None:
         labels = record.spec.labels_to_apply if record is not None else {}
         self._matches.set_parent_labels(key.name, labels)
+        self._hosts.matches.set_parent_labels(key.name, labels)
         self._sets.set_parent_labels(key.name, labels)
         self._port_sets.set_parent_labels(key.name, labels)
         self._rules.set_source(key, record)
@@ -214,3 +234,4 @@ class CalcGraph:
     def _on_tier(self, key: ResourceKey, record: Tier | None) -> None:
         place = tier_sort_key(key.name, record.spec.order, record.spec.default_action) if record is not None else None
         self._matches.set_tier(key.name, place)
+        self._hosts.matches.set_tier(key.name, place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,13 +18,24 @@ from felix.selector.parse import Selector
 CACHE_LIMIT = 4096
 
 
+class Layer(enum.Enum):
+    """Where policies meet packets: at a workload's interface, or at one of the host's own, as `HostStacks` says."""
+
+    WORKLOAD = "workload"
+    HOST = "host"
+    FORWARD = "forward"
+    PRE_DNAT = "preDNAT"
+    UNTRACKED = "untracked"
+
+
 class Placement(NamedTuple):
-    """Whom a policy that is enforced on workloads selects, where it stands, and its directions."""
+    """Whom a policy that is enforced selects, where it stands, its directions, and where it meets packets."""
 
     selector: Selector
     place: PolicyPlace
     is_ingress: bool
     is_egress: bool
+    layers: frozenset[Layer] = frozenset({Layer.WORKLOAD})
 
 
 class TierStacks(NamedTuple):
@@ -45,7 +57,7 @@ class PolicyMatches:
         self._policies_by_tier: dict[str, dict[ResourceKey, None]] = {}
         self._touched: dict[ResourceKey, None] = {}
         self._changed_policies: dict[ResourceKey, None] = {}
-        self._stacks_by_selectors: dict[frozenset[str], TierStacks] = {}
+        self._stacks_by_selectors: dict[tuple[Layer, frozenset[str]], TierStacks] = {}
 
     def set_policy(self, policy: ResourceKey, placement: Placement | None) -> None:
         """`policy` stands where `placement` says; None: nowhere."""
@@ -118,21 +130,23 @@ class PolicyMatches:
         placement = self._placement_by_policy.get(policy)
         return placement is not None and any(True for _ in self._index.items_matching(placement.selector.id))
 
-    def find_stacks(self, endpoint: ResourceKey) -> TierStacks:
-        """Returns the tiers that decide about `endpoint`; equal ones are mostly the same object."""
-        selectors = frozenset(self._index.selectors_matching(endpoint))
+    def find_stacks(self, endpoint: ResourceKey, layer: Layer = Layer.WORKLOAD) -> TierStacks:
+        """Returns the tiers that decide about `endpoint` in a layer; equal ones are mostly the same object."""
+        selectors = layer, frozenset(self._index.selectors_matching(endpoint))
         stacks = self._stacks_by_selectors.get(selectors)
         if stacks is None:
             if len(self._stacks_by_selectors) >= CACHE_LIMIT:
                 self._stacks_by_selectors.clear()
-            stacks = self._stacks_by_selectors[selectors] = self._build_stacks(selectors)
+            stacks = self._stacks_by_selectors[selectors] = self._build_stacks(*selectors)
         return stacks
 
-    def _build_stacks(self, selectors: frozenset[str]) -> TierStacks:
+    def _build_stacks(self, layer: Layer, selectors: frozenset[str]) -> TierStacks:
         policies_by_tier: dict[str, list[ResourceKey]] = {}
         for selector_id in selectors:
             for policy in self._policies_by_selector[selector_id]:
-                policies_by_tier.setdefault(self._placement_by_policy[policy].place.tier, []).append(policy)
+                placement = self._placement_by_policy[policy]
+                if layer in placement.layers:
+                    policies_by_tier.setdefault(placement.place.tier, []).append(policy)
         ingress, egress = [], []
         for tier in sorted(map(self._get_tier_place, policies_by_tier)):
             policies = sorted(policies_by_tier[tier.name], key=self._rank_policy)

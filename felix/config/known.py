@@ -33,7 +33,6 @@ REASONS = (
         LiveMigrationRouteConvergenceTime RouteSource WorkloadSourceSpoofing MTUIfacePattern RequireMTUFile
         InterfaceExclude NftablesFilterAllowAction NftablesMangleAllowAction""",
     ),
-    Reason("host endpoints are not programmed yet", "FailsafeInboundHostPorts FailsafeOutboundHostPorts"),
     Reason("it is for OpenStack", "MetadataAddr MetadataPort"),
     Reason(
         "overlays are not programmed yet",

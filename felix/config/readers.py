@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import math
 import re
 from collections.abc import Callable
@@ -128,6 +129,40 @@ def pairs_of(reader: Reader, accepts: str) -> Reader:
     return Reader(read, accepts)
 
 
+def read_failsafes(text: str) -> tuple[str, ...]:
+    """Returns items of the form `protocol:port` or `protocol:prefix:port`, distinct; `none` gives no item.
+
+    A plain number is a TCP port, brackets around a prefix are left out; a JSON list is what a FelixConfiguration has.
+    Raises ValueError for anything else.
+    """
+    if text.startswith("["):
+        items = json.loads(text)
+        if not all(isinstance(item, dict) and item.keys() <= {"protocol", "port", "net"} for item in items):
+            raise ValueError("not failsafes")
+        parts = [(str(item.get("protocol", "tcp")), item.get("net") or "", str(item.get("port", ""))) for item in items]
+    elif text.lower() in {"", "none"}:
+        parts = []
+    else:
+        parts = [split_failsafe(item.strip()) for item in text.split(",")]
+    return tuple(dict.fromkeys(_format_failsafe(*part) for part in parts))
+
+
+def split_failsafe(item: str) -> tuple[str, str, str]:
+    """Returns protocol, prefix (may be empty) and port of an item, as they are spelled."""
+    if ":" not in item:
+        return "tcp", "", item
+    protocol, _, rest = item.partition(":")
+    net, _, port = rest.rpartition(":")
+    return protocol, net.replace("[", "").replace("]", ""), port
+
+
+def _format_failsafe(protocol: str, net: str, port: str) -> str:
+    if protocol.lower() not in {"tcp", "udp", "sctp"} or not 1 <= int(port) <= 65535:
+        raise ValueError("not a failsafe")
+    place = [str(ipaddress.ip_network(net, strict=False))] if net else []
+    return ":".join((protocol.lower(), *place, str(int(port))))
+
+
 def _refuse_empty(reader: Reader) -> Reader:
     def read(text: str) -> object:
         value = reader.read(text)
@@ -168,5 +203,8 @@ INTERFACE_FILTER = matching(
 NETS = list_of(
     Reader(lambda text: str(ipaddress.ip_network(text, strict=False)), "a prefix"),
     "comma-separated prefixes or addresses, as 10.0.0.0/24,fd00::1",
+)
+FAILSAFES = Reader(
+    read_failsafes, "comma-separated protocol:port or protocol:prefix:port (tcp, udp, sctp), a TCP port, or none"
 )
 DURATIONS_BY_NAME = pairs_of(SECONDS, "comma-separated name=duration, as Dataplane=90s")

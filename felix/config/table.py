@@ -159,6 +159,26 @@ class Settings:
         int,
         About("VXLANPort", "Dataplane", whole(1, 65535), "UDP port of VXLAN packets.", yaml_name="vxlanPort"),
     ] = 4789
+    failsafe_inbound_host_ports: Annotated[
+        tuple[str, ...],
+        About(
+            "FailsafeInboundHostPorts",
+            "Dataplane",
+            readers.FAILSAFES,
+            "What no policy of a host endpoint stops on its way in; a prefix is where it comes from. "
+            "Replaces the default; without etcd's and BGP's ports a policy can cut this host off.",
+        ),
+    ] = readers.read_failsafes("tcp:22,udp:68,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667")
+    failsafe_outbound_host_ports: Annotated[
+        tuple[str, ...],
+        About(
+            "FailsafeOutboundHostPorts",
+            "Dataplane",
+            readers.FAILSAFES,
+            "What no policy of a host endpoint stops on its way out; a prefix is where it goes to. "
+            "Replaces the default; without etcd's and BGP's ports a policy can cut this host off.",
+        ),
+    ] = readers.read_failsafes("udp:53,udp:67,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667")
     ipv6_support: Annotated[
         bool, About("Ipv6Support", "Dataplane", readers.BOOL, "Whether workloads may use IPv6; if not, it is dropped.")
     ] = True

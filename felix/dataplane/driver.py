@@ -14,16 +14,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from felix.calc.desired import DesiredDelta
 from felix.clock import monotonic_s
+from felix.dataplane.addresses.types import AddressEvent
 from felix.dataplane.conntrack.serve import ConnectionKeeper
 from felix.dataplane.conntrack.watch import Revoker
-from felix.dataplane.cycle import Cycle
+from felix.dataplane.cycle import Cycle, EndpointReport
 from felix.dataplane.endpoints import EndpointBoard
+from felix.dataplane.host_board import HostBoard
+from felix.dataplane.hosts import HostInterfaces
 from felix.dataplane.links.plan import LinkPlan
 from felix.dataplane.links.types import Link, LinkConfig, LinkEvent, LinkGone, NeighbourEvent, SettingEvent
 from felix.dataplane.netlink.read import read_program
@@ -35,6 +38,7 @@ from felix.dataplane.routes.plan import RoutePlan
 from felix.dataplane.routes.types import RouteConfig, RouteEvent, RoutePlanned
 from felix.dataplane.serve import KernelNews, KernelPort
 from felix.errors import FelixError, KernelRefused
+from felix.model.keys import ResourceKey
 from felix.policy.packet import Packet
 from felix.reconcile.retry import BackOff, RetryQueue
 from felix.reconcile.throttle import Throttle
@@ -113,6 +117,8 @@ class Driver:
         if config.revokes:
             self._revoker = Revoker(kernel, self._nft.verdicts.is_allowed, self._cut, self._on_revoked)
         self._board = EndpointBoard(self._nft, self._routes, self._links, self._qdiscs)
+        self._hosts = HostInterfaces(config.nft.interface_prefixes)
+        self._host_board = HostBoard(self._nft, self._hosts, self.has_interface)
         self._nft_needs_read = True
         self._retries: RetryQueue[str] = RetryQueue(BackOff(first_s=0.2, most_s=30.0))
         self._refresh = RefreshIntervals()
@@ -141,6 +147,11 @@ class Driver:
         return self._board
 
     @property
+    def host_reports(self) -> Mapping[ResourceKey, EndpointReport]:
+        """How each host endpoint stands."""
+        return self._host_board.reports
+
+    @property
     def routes_count(self) -> int:
         """How many routes of ours there are, as far as is known."""
         return len(self._routes.routes.believed)
@@ -163,7 +174,14 @@ class Driver:
 
         Raises EnvironmentFault, OSError, KernelRefused or PeerError when the kernel cannot be worked with.
         """
-        news = KernelNews(self._on_links, self._on_routes, self._on_lost, self._on_foreign_table, self._on_qdiscs)
+        news = KernelNews(
+            self._on_links,
+            self._on_routes,
+            self._on_lost,
+            self._on_foreign_table,
+            self._on_qdiscs,
+            self._on_addresses,
+        )
         port = await self._kernel.open(news)
         self._routes.write_port = self._links.write_port = self._qdiscs.write_port = port
         await self._read_host()
@@ -282,10 +300,12 @@ class Driver:
             self._links.on_event(event)
             match event:
                 case Link(index, name, is_up):
+                    self._hosts.on_link(index, name)
                     self._routes.on_link(index, name, is_up)
                     self._qdiscs.on_link(index, name, is_up)
                     is_news = True
                 case LinkGone(index):
+                    self._hosts.on_link(index, None)
                     self._routes.on_link_gone(index)
                     self._qdiscs.on_link_gone(index)
                     is_news = True
@@ -294,7 +314,13 @@ class Driver:
                 case SettingEvent():
                     is_news |= not event.is_as_wanted
         is_settled = self._links.is_settled and self._routes.is_settled and self._qdiscs.is_settled
-        if self._board.has_link_news() or (is_news and not is_settled):
+        if self._board.has_link_news() or not self._hosts.is_settled or (is_news and not is_settled):
+            self._wake.set()
+
+    def _on_addresses(self, events: Sequence[AddressEvent]) -> None:
+        for event in events:
+            self._hosts.on_address(event)
+        if not self._hosts.is_settled:
             self._wake.set()
 
     def _on_routes(self, events: Sequence[RouteEvent]) -> None:
@@ -371,6 +397,7 @@ class Driver:
             await self._attempt((LINKS, ROUTES), cycle, self._read_links_and_routes)
         if self._nft_needs_read:
             await self._attempt((NFT,), cycle, self._read_nft)
+        self._nft.bind_hosts(self._hosts.pop_bindings())
         await self._attempt((ROUTES,), cycle, self._remove_routes)
         await self._attempt((NFT,), cycle, self._apply_nft)
         if NFT not in cycle.failures:  # a route opens a way, so the gate must stand
@@ -395,6 +422,8 @@ class Driver:
         cycle.duration_s = monotonic_s() - started_at
         self.counts.cycles += 1
         self._board.report(cycle, monotonic_s())
+        if self._host_board.report(cycle) or (cycle.problems is not None and self._host_board.problems):
+            cycle.problems = {**(cycle.problems or self._board.find_problems()), **self._host_board.problems}
         self._on_cycle(cycle)
 
     def _tell_culprits(self) -> None:
@@ -426,6 +455,7 @@ class Driver:
             if self._revoker is not None:
                 self._revoker.on_delta(delta, served)
             self._board.on_delta(delta.endpoints, arrived_at)
+            self._hosts.on_delta(delta.host_endpoints)
 
     async def _attempt(self, families: Sequence[str], cycle: Cycle, step: Callable[[Cycle], Awaitable[None]]) -> None:
         """The step was done, or why not is a failure of its families; one that has failed before is left out."""
@@ -491,11 +521,13 @@ class Driver:
         self._links.start_read()
         self._routes.start_read()
         self._qdiscs.start_read()
+        self._hosts.start_read()
         found = await self._kernel.read_host()
         self._links.replace_believed(found.links, found.neighbours)
         self._routes.replace_links((link.index, link.name, link.is_up) for link in found.links)
         self._routes.replace_believed(found.routes)
         self._qdiscs.replace_believed(((link.index, link.name, link.is_up) for link in found.links), found.qdiscs)
+        self._hosts.replace_believed(((link.index, link.name) for link in found.links), found.addresses)
         self._note_read(LINKS)
         self._note_read(ROUTES)
 

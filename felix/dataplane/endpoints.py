@@ -79,7 +79,7 @@ class EndpointBoard:
         self._changed.clear()
         if self._problems_version != self._nft.problems_version:
             self._problems_version = self._nft.problems_version
-            cycle.problems = self._find_problems()
+            cycle.problems = self.find_problems()
 
     def _report_one(self, key: ResourceKey, cycle: Cycle, now: float) -> None:
         endpoint = self._endpoint_by_key.get(key)
@@ -129,7 +129,8 @@ class EndpointBoard:
     def _is_refused(self, key: ResourceKey, endpoint: LocalEndpoint) -> bool:
         return key in self._nft.problems or any(self._routes.find_refusal(net) is not None for net in endpoint.routed)
 
-    def _find_problems(self) -> dict[ResourceKey, Problem]:
+    def find_problems(self) -> dict[ResourceKey, Problem]:
+        """Returns what is wrong with policies and endpoints of workloads in the kernel, all of it."""
         problems = dict(self._nft.problems)
         for chain, policy, endpoints in self._nft.closed_chains():
             names = ", ".join(str(key) for key in endpoints[:5]) or "no endpoint"

@@ -6,6 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from felix.dataplane.addresses.read import parse_address_events, read_addresses
+from felix.dataplane.addresses.types import AddressEvent
+from felix.dataplane.addresses.watch import GROUPS as ADDRESS_GROUPS
 from felix.dataplane.conntrack.apply import apply_conntrack, find_flows, remove_flows
 from felix.dataplane.conntrack.plan import ConntrackPlanned
 from felix.dataplane.conntrack.types import ConntrackResult, FlowsRead, OpenFlow
@@ -50,12 +53,14 @@ from felix.dataplane.routes.watch import is_route_datagram
 from felix.errors import EnvironmentFault, PeerError
 from felix.model.net import Net
 
+_GROUPS = (*LINK_GROUPS, *ROUTE_GROUPS, *QDISC_GROUPS, *ADDRESS_GROUPS)
+
 
 @dataclass(frozen=True, slots=True)
 class KernelNews:
     """Who is told what, on the loop's thread; all must be quick.
 
-    on_links, on_routes, on_qdiscs: what one datagram announced, in order. on_lost: events of them were dropped.
+    on_links, on_routes, on_qdiscs, on_addresses: what one datagram announced, in order. on_lost: some were dropped.
     on_foreign_table: somebody else changed our table.
     """
 
@@ -64,6 +69,7 @@ class KernelNews:
     on_lost: Callable[[], None]
     on_foreign_table: Callable[[Culprit], None]
     on_qdiscs: Callable[[Sequence[TrafficEvent]], None]
+    on_addresses: Callable[[Sequence[AddressEvent]], None]
 
 
 class HostState(NamedTuple):
@@ -73,6 +79,7 @@ class HostState(NamedTuple):
     neighbours: Sequence[tuple[NeighbourKey, NeighbourValue]]
     routes: Sequence[tuple[RouteKey, RouteValue]]
     qdiscs: Sequence[TrafficFound] = ()
+    addresses: Sequence[AddressEvent] = ()
 
 
 class KernelPort(FlowPort, Protocol):
@@ -92,7 +99,7 @@ class KernelPort(FlowPort, Protocol):
         """Returns the own table."""
 
     async def read_host(self) -> HostState:
-        """Returns interfaces, own neighbours and own routes."""
+        """Returns interfaces with their addresses, own neighbours and own routes."""
 
     async def apply_fill(self, plan: FillPlan) -> ApplyResult:
         """See `nft.apply.apply_fill`."""
@@ -140,9 +147,7 @@ class HostKernel:
     async def open(self, news: KernelNews) -> int:
         """See KernelPort.open. Raises EnvironmentFault when the kernel cannot be worked with."""
         self._news = news
-        self._watch = NetlinkWatch(
-            NETLINK_ROUTE, (*LINK_GROUPS, *ROUTE_GROUPS, *QDISC_GROUPS), self._on_datagram, news.on_lost
-        )
+        self._watch = NetlinkWatch(NETLINK_ROUTE, _GROUPS, self._on_datagram, news.on_lost)
         self._nft_watch = NftWatch(news.on_foreign_table)
         try:
             self._watch.open()
@@ -175,6 +180,7 @@ class HostKernel:
                 read_neighbours(socket, self._link_config),
                 read_routes(socket, self._route_config),
                 read_qdiscs(socket),
+                read_addresses(socket),
             )
         )
 
@@ -245,6 +251,8 @@ class HostKernel:
         assert self._news is not None
         if links := list(parse_link_events(datagram, self._link_config)):
             self._news.on_links(links)
+        if addresses := list(parse_address_events(datagram)):
+            self._news.on_addresses(addresses)
         if is_route_datagram(datagram) and (routes := list(parse_route_events(datagram, self._route_config))):
             self._news.on_routes(routes)
         if qdiscs := list(parse_traffic_events(datagram)):

@@ -7,7 +7,7 @@ all of them for every question, and shares with calculation nothing but the conv
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, assert_never
 
@@ -123,7 +123,29 @@ def evaluate_endpoint(world: World, endpoint: ResourceKey, direction: Direction,
     """Returns what one workload endpoint's policy says about a packet in one direction: tiers, profiles, then deny."""
     trace: list[Step] = []
     staged: list[Step] = []
-    for tier, policies in find_tiers(world, endpoint, direction):
+    stack = find_tiers(world, endpoint, direction), find_profiles(world, endpoint)
+    last = evaluate_policies(world, endpoint, direction, packet, stack=stack, trace=trace, staged=staged)
+    if last is None:
+        trace.append(Step(endpoint, direction, "", None, None, Action.DENY))
+    return Verdict(last is Action.ALLOW, tuple(trace), tuple(staged))
+
+
+Tiers = list[tuple[TierPlace, list[ResourceKey]]]
+
+
+def evaluate_policies(
+    world: World,
+    endpoint: ResourceKey,
+    direction: Direction,
+    packet: Packet,
+    *,
+    stack: tuple[Tiers, list[ResourceKey]],
+    trace: list[Step],
+    staged: list[Step],
+) -> Action | None:
+    """Returns ALLOW or DENY as tiers and then profiles say, None if they leave it open; adds to the lists how."""
+    tiers, profiles = stack
+    for tier, policies in tiers:
         action = None
         for key in policies:
             steps = [
@@ -143,25 +165,28 @@ def evaluate_endpoint(world: World, endpoint: ResourceKey, direction: Direction,
             action = tier.default_action
             trace.append(Step(endpoint, direction, tier.name, None, None, action))
         if action is not Action.PASS:
-            return Verdict(action is Action.ALLOW, tuple(trace), tuple(staged))
-    for key in find_profiles(world, endpoint):
+            return action
+    for key in profiles:
         found = list(_find_steps(world, key, direction, packet))
         trace.extend(Step(endpoint, direction, "", key, number, done) for number, done in found)
         if found and found[-1].action in (Action.ALLOW, Action.DENY):
-            return Verdict(found[-1].action is Action.ALLOW, tuple(trace), tuple(staged))
-    trace.append(Step(endpoint, direction, "", None, None, Action.DENY))
-    return Verdict(False, tuple(trace), tuple(staged))
+            return found[-1].action
+    return None
 
 
-def find_tiers(world: World, endpoint: ResourceKey, direction: Direction) -> list[tuple[TierPlace, list[ResourceKey]]]:
+def find_tiers(
+    world: World, endpoint: ResourceKey, direction: Direction, among: Collection[ResourceKey] | None = None
+) -> Tiers:
     """Returns the tiers that are asked about an endpoint, in order, each with its policies in order (at least one).
 
     Staged policies are among them; a tier that has no others decides nothing.
+    among: the policies that are meant; None: those that are asked about workloads.
     """
     labels = get_labels(world, endpoint)
     places_by_tier: dict[TierPlace, list[tuple[PolicyPlace, ResourceKey]]] = {}
     for key, policy in world.policies.items():
-        if not is_about_workloads(policy) or direction.value not in policy.spec.types:
+        is_meant = is_about_workloads(policy) if among is None else key in among
+        if not is_meant or direction.value not in policy.spec.types:
             continue
         selector = find_selector(key, policy)
         if selector is not None and selector.matches(labels):

@@ -8,20 +8,29 @@ from felix.calc.desired import (
     HOSTS,
     MASQUERADED,
     POOLS,
+    Action,
     Bandwidth,
+    CompiledPolicy,
+    CompiledRule,
     DesiredDelta,
+    EntityMatch,
     FloatingAddress,
+    HostStacks,
     Limits,
     MemberDelta,
     PacketRate,
+    PortRange,
     Stack,
+    StackTier,
 )
 from felix.dataplane.nft.extras import is_extra
 from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.types import FloodConfig, KernelTable, NatConfig, NftConfig
+from felix.model.keys import ResourceKey
 from felix.model.net import parse_address, parse_net
 from tests.conftest import CheckGolden
 from tests.model.fake_nft import FakeNft
+from tests.model.host_worlds import make_host_endpoint
 from tests.model.nft_worlds import drive, endpoint
 
 
@@ -101,3 +110,44 @@ def test_external_addresses_are_as_expected(check_golden: CheckGolden) -> None:
 
 def test_pools_of_which_none_hides_need_nothing() -> None:
     assert listing(NftConfig(), DesiredDelta(nets={POOLS: _POOLS[POOLS], HOSTS: _POOLS[HOSTS]})) == ""
+
+
+_NORMAL = ResourceKey("GlobalNetworkPolicy", "", "default.ssh")
+_RAW = ResourceKey("GlobalNetworkPolicy", "", "default.raw")
+_BEFORE = ResourceKey("GlobalNetworkPolicy", "", "default.before")
+
+
+def test_host_endpoints_with_policies_of_all_kinds_are_as_expected(check_golden: CheckGolden) -> None:
+    def tiers(key: ResourceKey, action: Action = Action.PASS) -> tuple[StackTier, ...]:
+        return (StackTier("default", (key,), action),)
+
+    def allow(port: int) -> CompiledPolicy:
+        to = EntityMatch(nets=(parse_net("192.0.2.0/24"),), ports=(PortRange(port, port), PortRange(8000, 8010)))
+        rules = (CompiledRule(Action.ALLOW, protocol=6, destination=to),)
+        return CompiledPolicy(rules, rules)
+
+    normal = tiers(_NORMAL, Action.DENY)
+    stacks = HostStacks(
+        ingress=Stack(normal, (), Action.DENY, tiers(_RAW), tiers(_BEFORE)),
+        egress=Stack(normal, (), Action.DENY, tiers(_RAW)),
+        forward_ingress=Stack(normal, (), Action.PASS, tiers(_RAW), tiers(_BEFORE)),
+        pre_dnat=Stack(tiers(_BEFORE), (), Action.PASS, tiers(_RAW)),
+        untracked_ingress=Stack(tiers(_RAW), (), Action.PASS),
+        untracked_egress=Stack(tiers(_RAW), (), Action.PASS),
+    )
+    everywhere = HostStacks(Stack((), ()), Stack((), ()))
+    kernel, plan = FakeNft(), NftPlan(NftConfig())
+    plan.replace_believed(KernelTable())
+    plan.on_delta(DesiredDelta(policies={_NORMAL: allow(22), _RAW: allow(53), _BEFORE: allow(80)}))
+    plan.bind_hosts({"eth0": make_host_endpoint("eth0", stacks), "*": make_host_endpoint("*", everywhere)})
+    drive(kernel, plan)
+    assert plan.is_settled
+    assert kernel.table is not None
+    lines = []
+    for chain, rules in kernel.table.rules.items():
+        if chain.startswith(("host-", "endpoint-", "tier-", "policy-")):
+            hook = [f"\t{kernel.table.hooks[chain]}"] if chain in kernel.table.hooks else []
+            lines += [f"chain {chain} {{", *hook, *(f"\t{rule.line}" for rule in rules), "}"]
+    for set_, chain_by_key in kernel.table.elements.items():
+        lines += [f"# {set_}: {key.rstrip(bytes(1)).decode()} {chain}" for key, chain in sorted(chain_by_key.items())]
+    check_golden("nft/host_endpoints.nft", "\n".join([*lines, ""]))

@@ -19,6 +19,7 @@ from tests.model.fake_nft_rules import FakeRule, NotUnderstood, Passing, parse_r
 
 _HOOK = re.compile(r"type (?:filter|nat) hook (\w+) priority (-?\d+); policy accept;")
 _JUMP_LIMIT = 16
+_TRANSLATING = -100  # the priority of destination translation
 _TABLE = "inet felix"
 
 
@@ -51,6 +52,7 @@ class FakeNft:
         """Packets that each counter has seen; they stay when chains are written anew."""
         self.is_refused: Callable[[str], bool] = lambda line: False
         self.after_write: Callable[[], None] = lambda: None
+        self._untracks = False
 
     # --- NftPort ---
 
@@ -127,31 +129,48 @@ class FakeNft:
 
     # --- Packets ---
 
-    def is_forwarded(self, packet: Packet, iif: str, oif: str, state: str = "new") -> bool:
-        """Whether a packet that came in by `iif` leaves by `oif`."""
-        return self._passes("prerouting", Passing(packet, iif, "", state)) and self._passes(
-            "forward", Passing(packet, iif, oif, state)
-        )
+    def is_forwarded(
+        self, packet: Packet, iif: str, oif: str, state: str = "new", translated: Packet | None = None
+    ) -> bool:
+        """Whether a packet that came in by `iif` leaves by `oif`. translated: what somebody's dnat makes of it."""
+        passing = self._enter(Passing(packet, iif, "", state), translated)
+        return passing is not None and self._passes("forward", passing._replace(oif=oif)) is not None
 
-    def is_received(self, packet: Packet, iif: str, state: str = "new") -> bool:
+    def is_received(self, packet: Packet, iif: str, state: str = "new", translated: Packet | None = None) -> bool:
         """Whether a packet that came in by `iif` reaches this host's own programs."""
-        passing = Passing(packet, iif, "", state)
-        return self._passes("prerouting", passing) and self._passes("input", passing)
+        passing = self._enter(Passing(packet, iif, "", state), translated)
+        return passing is not None and self._passes("input", passing) is not None
 
-    def is_sent(self, packet: Packet, oif: str, state: str = "new") -> bool:
-        """Whether a packet of this host's own programs leaves by `oif`."""
-        return self._passes("output", Passing(packet, "", oif, state))
+    def is_sent(self, packet: Packet, oif: str, state: str = "new", translated: Packet | None = None) -> bool:
+        """Whether a packet of this host's own programs leaves by `oif`, which it does after a translation, too."""
+        passing = self._passes("output", Passing(packet, "", oif, state), highest=_TRANSLATING)
+        if passing is not None:
+            passing = self._passes("output", _translate(passing, translated), lowest=_TRANSLATING)
+        return passing is not None and self._passes("postrouting", passing) is not None
 
-    def _passes(self, hook: str, passing: Passing) -> bool:
+    def _enter(self, passing: Passing, translated: Packet | None) -> Passing | None:
+        after = self._passes("prerouting", passing, highest=_TRANSLATING)
+        if after is None:
+            return None
+        return self._passes("prerouting", _translate(after, translated), lowest=_TRANSLATING)
+
+    def _passes(self, hook: str, passing: Passing, lowest: int = -(1 << 31), highest: int = 1 << 31) -> Passing | None:
+        """Returns the packet behind the chains with these priorities, `lowest` included; None: it was dropped."""
         if self.table is None:
-            return True
+            return passing
         bases = []
         for name, line in self.table.hooks.items():
             match = _HOOK.fullmatch(line)
             assert match is not None, line
-            if match[1] == hook:
+            if match[1] == hook and lowest <= int(match[2]) < highest:
                 bases.append((int(match[2]), name))
-        return all(self._verdict(name, passing) != "drop" for _, name in sorted(bases))
+        for _, name in sorted(bases):
+            self._untracks = False
+            if self._verdict(name, passing) == "drop":
+                return None
+            if self._untracks:
+                passing = passing._replace(state="untracked")
+        return passing
 
     def _verdict(self, chain: str, passing: Passing) -> str:
         """Returns `accept`, `drop`, or `return` for a chain that has nothing to say."""
@@ -160,6 +179,7 @@ class FakeNft:
             if not all(condition(passing, self.table.elements) for condition in rule.conditions):
                 continue
             self.counts.update(rule.counters)
+            self._untracks |= rule.untracks
             verdict = rule.verdict
             if rule.lookup is not None:
                 verdict = rule.lookup(passing, self.table.elements) or ""
@@ -171,6 +191,13 @@ class FakeNft:
             if action == "jump" and (result := self._verdict(target, passing)) != "return":
                 return result
         return "return"
+
+
+def _translate(passing: Passing, translated: Packet | None) -> Passing:
+    """Returns the packet with another destination: what is not tracked keeps its own."""
+    if translated is None or passing.state == "untracked":
+        return passing
+    return passing._replace(packet=translated, original=passing.packet)
 
 
 class _Transaction:

@@ -18,12 +18,21 @@ STATES = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 6
 
 
 class Passing(NamedTuple):
-    """A packet on its way through one hook. iif, oif: empty where there is none. state: one of STATES."""
+    """A packet on its way through one hook. iif, oif: empty where there is none. state: one of STATES.
+
+    original: as connection tracking saw it first, where its destination was translated since.
+    """
 
     packet: Packet
     iif: str = ""
     oif: str = ""
     state: str = "new"
+    original: Packet | None = None
+
+    @property
+    def tracked(self) -> Packet | None:
+        """The packet as connection tracking saw it first; None if it does not."""
+        return None if self.state == "untracked" else self.original or self.packet
 
 
 Sets = Mapping[str, Mapping[bytes, str]]
@@ -33,7 +42,10 @@ Lookup = Callable[[Passing, Sets], str | None]
 
 @dataclass(frozen=True)
 class FakeRule:
-    """One rule, understood. lookup: a verdict map. verdict: `accept`, `jump x`, `vmap`, or empty to go on."""
+    """One rule, understood.
+
+    lookup: a verdict map. verdict: `accept`, `jump x`, `vmap`, or empty to go on. untracks: whether it says so before.
+    """
 
     line: str
     conditions: tuple[Condition, ...]
@@ -42,6 +54,7 @@ class FakeRule:
     sets: tuple[str, ...]
     chains: tuple[str, ...]
     counters: tuple[str, ...]
+    untracks: bool = False
 
 
 class NotUnderstood(ValueError):
@@ -62,6 +75,7 @@ class _Parser:
         self._chains: list[str] = []
         self._counters: list[str] = []
         self._verdict = ""
+        self._untracks = False
         self._lookup: Lookup | None = None
 
     def parse(self) -> FakeRule:
@@ -70,7 +84,9 @@ class _Parser:
                 self._fail()
             self._statement(self._take())
         sets, chains, counters = tuple(self._sets), tuple(self._chains), tuple(self._counters)
-        return FakeRule(self._line, tuple(self._conditions), self._verdict, self._lookup, sets, chains, counters)
+        return FakeRule(
+            self._line, tuple(self._conditions), self._verdict, self._lookup, sets, chains, counters, self._untracks
+        )
 
     def _statement(self, word: str) -> None:
         match word:
@@ -111,7 +127,12 @@ class _Parser:
             case "iifname" | "oifname":
                 self._interface(word)
             case "ct":
-                self._state()
+                self._track(self._take())
+            case "iif":
+                self._expect("0")
+                self._conditions.append(lambda passing, _: not passing.iif)
+            case "notrack":
+                self._untracks = True
             case "masquerade" | "snat" | "dnat":
                 self._translate()
             case _:
@@ -344,13 +365,38 @@ class _Parser:
 
         self._conditions.append(holds)
 
+    def _track(self, word: str) -> None:
+        match word:
+            case "state":
+                self._state()
+            case "status":
+                self._expect("0x20")
+                self._conditions.append(lambda passing, _: passing.original is not None)
+            case "original":
+                self._original(self._take())
+            case "count":  # it does not remember connections
+                self._expect("over")
+                self._take()
+                self._conditions.append(lambda passing, sets: False)
+            case _:
+                self._fail()
+
+    def _original(self, word: str) -> None:
+        before = len(self._conditions)
+        if word == "proto-dst":
+            is_negated, ranges = self._numbers()
+            self._when(lambda packet: packet.destination_port, is_negated, ranges)
+        else:
+            self._address(_FAMILIES[word], self._take())
+        holds = self._conditions.pop()
+        assert len(self._conditions) == before
+
+        def holds_of_original(passing: Passing, sets: Sets) -> bool:
+            return passing.tracked is not None and holds(passing._replace(packet=passing.tracked), sets)
+
+        self._conditions.append(holds_of_original)
+
     def _state(self) -> None:
-        if self._is_next("count"):  # nor does it remember connections
-            self._expect("over")
-            self._take()
-            self._conditions.append(lambda passing, sets: False)
-            return
-        self._expect("state")
         if not self._is_next("vmap"):
             wanted = {int(self._take(), 16)}
             while self._is_next(","):

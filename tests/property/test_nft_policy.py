@@ -43,7 +43,8 @@ def passes(kernel: FakeNft, world: World, packet: Packet) -> bool:
         owner = find_workload(world, net)
         is_here = owner is not None and world.workloads[owner].spec.node == HOST
         names.append(world.workloads[owner].spec.interface_name if owner and is_here else _UPLINK)
-    return kernel.is_forwarded(packet, *names)
+    entry, exit_ = names
+    return kernel.is_forwarded(packet, entry, exit_)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

@@ -45,6 +45,7 @@ _PLURALS = {
     "FelixConfiguration": "felixconfigurations",
     "GlobalNetworkPolicy": "globalnetworkpolicies",
     "GlobalNetworkSet": "globalnetworksets",
+    "HostEndpoint": "hostendpoints",
     "NetworkPolicy": "networkpolicies",
     "NetworkSet": "networksets",
     "Profile": "profiles",

@@ -26,7 +26,7 @@ _PACKET_OUTGOING = 4
 _CT_DELETE = 1 << 8 | 2
 _HOST_MAC = "02:aa:aa:aa:aa:aa"
 _FAR_MAC = "02:bb:bb:bb:bb:bb"
-_ENDS = Ends(bytes.fromhex(_FAR_MAC.replace(":", "")), bytes.fromhex(_HOST_MAC.replace(":", "")))
+ENDS = Ends(bytes.fromhex(_FAR_MAC.replace(":", "")), bytes.fromhex(_HOST_MAC.replace(":", "")))
 _PATIENCE_S = 10.0
 _SENTINEL = Packet(4, parse_net("198.18.0.1").value, parse_net("198.18.0.2").value, UDP, 9, 9)
 # Connection tracking checks the sums of UDPLite as if it were UDP (nf_conntrack_proto_udp.c), and calls all invalid.
@@ -53,19 +53,19 @@ class Wire:
 
     def __init__(self, interfaces: Sequence[str], addresses: Collection[tuple[Net, str]]) -> None:
         """addresses: every address that may be at a workload interface, with that; none has a route yet."""
-        self._stack = contextlib.ExitStack()
+        self.stack = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
             self.host = Namespace("law")
             stack.callback(self.host.delete)
             self._far = Namespace("lawfar")
             stack.callback(self._far.delete)
             self._connect(interfaces, addresses)
-            self._socket = self._far.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, _ETH_P_ALL << 8))
-            stack.callback(self._socket.close)
-            self._socket.settimeout(_PATIENCE_S)
+            self.socket = self._far.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, _ETH_P_ALL << 8))
+            stack.callback(self.socket.close)
+            self.socket.settimeout(_PATIENCE_S)
             self._netfilter = self.host.run(lambda: NetlinkSocket(NETLINK_NETFILTER))
             stack.callback(self._netfilter.close)
-            self._stack = stack.pop_all()
+            self.stack = stack.pop_all()
         self._routed: frozenset[tuple[Net, str]] = frozenset()
         self._count = 0
         self.strange: list[tuple[str, bytes]] = []
@@ -73,7 +73,7 @@ class Wire:
 
     def close(self) -> None:
         """Nothing of it is left."""
-        self._stack.close()
+        self.stack.close()
 
     def route(self, addresses: Collection[tuple[Net, str]]) -> None:
         """Exactly these addresses are at the workload interfaces given; all others are behind the uplink."""
@@ -96,12 +96,12 @@ class Wire:
         out behind all others. AssertionError when it does not within some seconds.
         """
         position_by_identity: dict[bytes, int] = {}
-        with _one_processor():
+        with one_processor():
             for position, sent in enumerate([*sends, Sent(_SENTINEL, UPLINK)]):
                 self._count = (self._count + 1) % 0xFFFF
-                frame = build_frame(sent.packet, self._count, _ENDS, sent.has_options)
+                frame = build_frame(sent.packet, self._count, ENDS, sent.has_options)
                 position_by_identity[read_identity(frame)] = position
-                self._socket.sendto(frame, (_far_end(sent.interface), 0))
+                self.socket.sendto(frame, (_far_end(sent.interface), 0))
             return self._collect(position_by_identity)
 
     def _collect(self, position_by_identity: dict[bytes, int]) -> list[str]:
@@ -111,7 +111,7 @@ class Wire:
         arrived = [""] * last
         while True:
             try:
-                frame, (interface, _, kind, *_) = self._socket.recvfrom(65535)
+                frame, (interface, _, kind, *_) = self.socket.recvfrom(65535)
             except TimeoutError:
                 raise AssertionError("the last packet did not come out: the wire is broken") from None
             position = position_by_identity.get(read_identity(frame))
@@ -152,7 +152,7 @@ def _far_end(interface: str) -> str:
 
 
 @contextlib.contextmanager
-def _one_processor() -> Iterator[None]:
+def one_processor() -> Iterator[None]:
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from felix.calc.desired import CompiledPolicy, Stack
-from felix.dataplane.nft.names import policy_chain
+from felix.dataplane.nft.names import DIRECTIONS, EGRESS, INGRESS, is_inward, policy_chain
 from felix.dataplane.nft.stack import closed_lines, is_jumped, render_policy, render_stack, rules_of
 from felix.dataplane.nft.types import Lines, NftConfig
 from felix.model.keys import ResourceKey
 from felix.reconcile.delta import DeltaTracker
 
 DirectedStack = tuple[str, Stack]
-_DIRECTIONS = ("ingress", "egress")
 
 
 class ChainBook:
@@ -60,16 +59,18 @@ class ChainBook:
             del self._policies[key]
         else:
             self._policies[key] = policy
-        for direction in _DIRECTIONS:
+        for way in (INGRESS, EGRESS):
+            inward = is_inward(way)
             if old is not None and policy is not None:
-                if rules_of(old, direction) == rules_of(policy, direction):
+                if rules_of(old, way) == rules_of(policy, way):
                     continue
-                if is_jumped(key, old, direction) and is_jumped(key, policy, direction):
-                    if policy_chain(direction, key) in self._users_by_chain:
-                        self._render_policy_chain(direction, key)
+                if is_jumped(key, old, way) and is_jumped(key, policy, way):
+                    for direction in DIRECTIONS:
+                        if is_inward(direction) is inward and policy_chain(direction, key) in self._users_by_chain:
+                            self._render_policy_chain(direction, key)
                     continue
             for stack in self._stacks_by_policy.get(key, ()):
-                if stack[0] == direction:
+                if is_inward(stack[0]) is inward:
                     self._stale[stack] = None
 
     def add_user(self, stack: DirectedStack) -> None:
@@ -125,7 +126,7 @@ class ChainBook:
     def find_policy(self, chain: str) -> ResourceKey | None:
         """Returns the policy whose own chain this is. Looks at all policies; for reports only."""
         for key in self._policies:
-            if any(policy_chain(direction, key) == chain for direction in _DIRECTIONS):
+            if any(policy_chain(direction, key) == chain for direction in DIRECTIONS):
                 return key
         return None
 
@@ -149,9 +150,9 @@ class ChainBook:
         used: dict[str, None] = {}
         if directed in self._endpoints_by_stack:
             rendered = render_stack(self._config, direction, stack, self._policies)
-            for key in rendered.jumped:
-                used[policy_chain(direction, key)] = None
-                self._render_policy_chain(direction, key)
+            for way, key in rendered.jumped:
+                used[policy_chain(way, key)] = None
+                self._render_policy_chain(way, key)
             for chain, lines in rendered.chains.items():
                 used[chain] = None
                 self._want(chain, lines)
@@ -171,6 +172,7 @@ class ChainBook:
 
 
 def _policies_of(stack: Stack) -> dict[ResourceKey, None]:
-    keys = dict.fromkeys(key for tier in stack.tiers for key in tier.policies)
+    tiers = (*stack.tiers, *stack.untracked, *stack.pre_dnat)
+    keys = dict.fromkeys(key for tier in tiers for key in tier.policies)
     keys.update(dict.fromkeys(stack.profiles))
     return keys

@@ -16,6 +16,7 @@ from felix.dataplane.nft.cuts import CutBook
 from felix.dataplane.nft.elements import name_key, range_key
 from felix.dataplane.nft.floating import FloatingBook
 from felix.dataplane.nft.floods import flood_objects, render_floods
+from felix.dataplane.nft.hosts import HOST_PREFIX
 from felix.dataplane.nft.limits import CLASSES, LIMIT_MAPS, class_chain, render_class, render_limit_hooks, render_limits
 from felix.dataplane.nft.members import MemberBook
 from felix.dataplane.nft.nat import net_set, render_nat
@@ -23,7 +24,7 @@ from felix.dataplane.nft.types import ApplyResult, ElementShape, Lines, NftConfi
 from felix.model.net import Net
 from felix.reconcile.delta import DeltaTracker
 
-_PREFIXES = ("nat-", "limit-", "limits-", "dscp-", "flood-", "cut-")
+_PREFIXES = ("nat-", "limit-", "limits-", "dscp-", "flood-", "cut-", HOST_PREFIX)
 _HOOK = "type "
 _RANGES = {4: ElementShape.IPV4_RANGE, 6: ElementShape.IPV6_RANGE}
 
@@ -50,6 +51,7 @@ class Extras:
             objects.set_desired(name, lines)
         self._skipped: dict[str, tuple[Lines, str]] = {}
         self._hooked: frozenset[str] = frozenset()
+        self._others: Mapping[str, Lines] = {}
         self.version = 0  # changes when something is left out, or no longer is
 
     @property
@@ -100,8 +102,13 @@ class Extras:
                 self._users_by_class[dscp] -= 1
                 self._members.drop(CLASSES, interface)
 
-    def settle(self) -> None:
-        """Wanted chains follow everything that was told; call it after a group of changes."""
+    def settle(self, others: Mapping[str, Lines] | None = None) -> None:
+        """Wanted chains follow everything that was told; call it after changes.
+
+        others: chains that are wanted besides, as decided elsewhere; None: those that were given last.
+        """
+        if others is not None:
+            self._others = others
         for map_ in [map_ for map_ in self._used_maps if not self._members.count(map_)]:
             self._close_map(map_)
         masqueraded = self._nets.versions(MASQUERADED)
@@ -111,6 +118,7 @@ class Extras:
         self._nets.need(POOLS, is_needed=bool(masqueraded or floating or classes))
         self._nets.need(HOSTS, is_needed=bool(masqueraded and self._config.nat.spares_hosts))
         hooked = {
+            **self._others,
             **render_nat(self._config.nat, masqueraded, floating),
             **{class_chain(dscp): render_class(dscp) for dscp in classes},
             **render_limit_hooks(self._used_maps),

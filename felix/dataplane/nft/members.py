@@ -53,6 +53,11 @@ class MemberBook:
         tracker = self._tracker_by_set.get(set_)
         return tracker is not None and key in tracker.desired
 
+    def desired(self, set_: str) -> frozenset[bytes]:
+        """Returns the elements that are wanted in `set_`; for small ones."""
+        tracker = self._tracker_by_set.get(set_)
+        return frozenset() if tracker is None else frozenset(tracker.desired)
+
     def believed(self, set_: str) -> Iterable[bytes]:
         """Returns the elements that are believed to be in `set_`, which may be closed."""
         tracker = self._tracker_by_set.get(set_)

@@ -6,13 +6,20 @@ import base64
 import hashlib
 import re
 
-from felix.calc.desired import Stack
+from felix.calc.desired import Action, Stack, StackTier
 from felix.dataplane.nft.types import ElementShape
 from felix.model.keys import ResourceKey
 from felix.policy.staged import is_staged
 
 INGRESS = "ingress"
 EGRESS = "egress"
+HOST_INGRESS, HOST_EGRESS = "host ingress", "host egress"
+FORWARD_INGRESS, FORWARD_EGRESS = "forward ingress", "forward egress"
+PRE_DNAT = "pre-DNAT ingress"
+UNTRACKED_INGRESS, UNTRACKED_EGRESS = "untracked ingress", "untracked egress"
+# The same question again on a later hook, about a packet that has passed the first: what allows it says so silently.
+PRE_DNAT_AGAIN = "pre-DNAT again ingress"
+UNTRACKED_INGRESS_AGAIN, UNTRACKED_EGRESS_AGAIN = "untracked again ingress", "untracked again egress"
 STAGED = "staged"
 """What the names of chains begin with whose rules are tried and not enforced."""
 
@@ -22,6 +29,11 @@ _UNPLAIN = re.compile(r"[^A-Za-z0-9_.-]")
 _UNPLAIN_COMMENT = re.compile(r"[^A-Za-z0-9_.:/()=,; -]")
 _SET_ID = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _COMMENT_CHARACTERS = 120  # the kernel's tools keep 128 bytes with a closing zero
+
+
+def is_inward(direction: str) -> bool:
+    """Whether packets on that way come towards the endpoint, and the ingress rules of policies are meant."""
+    return direction.endswith(INGRESS)
 
 
 def policy_chain(direction: str, key: ResourceKey) -> str:
@@ -38,7 +50,7 @@ def key_digest(key: ResourceKey) -> str:
 
 def stack_chain(direction: str, stack: Stack) -> str:
     """Returns the name of the chain that endpoints with this stack are dispatched to."""
-    return f"endpoint-{_SHORT[direction]}-{_stack_digest(stack)}"
+    return f"endpoint-{_FRONT.get(direction, _SHORT[direction])}-{_stack_digest(stack)}"
 
 
 def segment_chain(direction: str, rest: Stack) -> str:
@@ -68,7 +80,30 @@ def comment(text: str) -> str:
     return f'"{_UNPLAIN_COMMENT.sub("_", text)[:_COMMENT_CHARACTERS]}"'
 
 
-_SHORT = {INGRESS: "in", EGRESS: "out"}
+# Ways with the same word here share the chains of policies: their rules end in the same statements.
+_SHORT = {
+    INGRESS: "in",
+    EGRESS: "out",
+    HOST_INGRESS: "in",
+    HOST_EGRESS: "leave",
+    FORWARD_INGRESS: "in",
+    FORWARD_EGRESS: "out",
+    PRE_DNAT: "pre",
+    UNTRACKED_INGRESS: "raw-in",
+    UNTRACKED_EGRESS: "raw-out",
+    PRE_DNAT_AGAIN: "was-pre",
+    UNTRACKED_INGRESS_AGAIN: "was-raw-in",
+    UNTRACKED_EGRESS_AGAIN: "was-raw-out",
+}
+_FRONT = {
+    HOST_INGRESS: "host-in",
+    HOST_EGRESS: "host-out",
+    FORWARD_INGRESS: "forward-in",
+    FORWARD_EGRESS: "forward-out",
+}
+DIRECTIONS = tuple(_SHORT)
+"""Every way of packets that stacks can be about."""
+
 _ADDRESS_PREFIX = {
     ElementShape.IPV4: "a4",
     ElementShape.IPV6: "a6",
@@ -80,14 +115,22 @@ _ADDRESS_PREFIX = {
 
 
 def _stack_digest(stack: Stack) -> str:
+    parts = _tier_parts(stack.tiers)
+    for key in stack.profiles:
+        parts += ["p", key.kind, key.namespace, key.name]
+    if stack.ending is not Action.DENY or stack.untracked or stack.pre_dnat:
+        parts += ["e", stack.ending.value]
+        parts += ["u", *_tier_parts(stack.untracked), "d", *_tier_parts(stack.pre_dnat)]
+    return _digest(*parts)
+
+
+def _tier_parts(tiers: tuple[StackTier, ...]) -> list[str]:
     parts = []
-    for tier in stack.tiers:
+    for tier in tiers:
         parts += ["t", tier.name, tier.default_action.value]
         for key in tier.policies:
             parts += [key.kind, key.namespace, key.name]
-    for key in stack.profiles:
-        parts += ["p", key.kind, key.namespace, key.name]
-    return _digest(*parts)
+    return parts
 
 
 def _plain(text: str) -> str:

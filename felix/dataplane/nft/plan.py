@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from felix.calc.desired import DesiredDelta, LocalEndpoint
+from felix.calc.desired import ALL_INTERFACES, DesiredDelta, LocalEndpoint, LocalHostEndpoint
 from felix.dataplane.nft.addresses import AddressSets
 from felix.dataplane.nft.base import (
     CLAIMED,
@@ -26,6 +26,7 @@ from felix.dataplane.nft.chains import ChainBook
 from felix.dataplane.nft.counters import Counted, CounterBook
 from felix.dataplane.nft.elements import name_key
 from felix.dataplane.nft.extras import Extras, is_extra
+from felix.dataplane.nft.hosts import HOST_PREFIX, HOST_SHAPES, HostDispatch
 from felix.dataplane.nft.limits import LIMIT_MAPS
 from felix.dataplane.nft.members import MemberBook
 from felix.dataplane.nft.names import EGRESS, INGRESS, stack_chain
@@ -47,7 +48,7 @@ from felix.policy.packet import Packet
 from felix.reconcile.delta import DeltaTracker
 
 _HOOK = "type "
-_LED_SHAPES = {**DISPATCH_SHAPES, **LIMIT_MAPS}
+_LED_SHAPES = {**DISPATCH_SHAPES, **LIMIT_MAPS, **HOST_SHAPES}
 """Whatever leads packets to chains, which therefore have to be there before."""
 
 
@@ -67,6 +68,7 @@ class NftPlan:
         self._counters = CounterBook(config, self._objects)
         self._ports = PortSets(self._objects, self._members)
         self._extras = Extras(config, self._objects, self._members)
+        self._hosts = HostDispatch(config, self._chains, self._objects, self._members)
         self.verdicts = Verdicts(config, self._chains.policies, self._members)
         self._endpoints: dict[ResourceKey, LocalEndpoint] = {}
         self._key_by_interface: dict[bytes, ResourceKey] = {}
@@ -115,8 +117,21 @@ class NftPlan:
             if not wanted:
                 self._ports.close(set_id)
         self._extras.on_delta(delta)
+        self._settle()
+
+    def bind_hosts(self, endpoint_by_interface: Mapping[str, LocalHostEndpoint | None]) -> None:
+        """These interfaces of the host have these host endpoints from now on, or none; when `on_delta` may be called.
+
+        ALL_INTERFACES stands for each that has none of its own. Their policies were told before, or with `on_delta`.
+        """
+        for interface, endpoint in endpoint_by_interface.items():
+            self._hosts.bind(interface, endpoint)
+        if endpoint_by_interface:
+            self._settle()
+
+    def _settle(self) -> None:
         self._chains.settle()
-        self._extras.settle()
+        self._extras.settle(self._hosts.settle())
 
     def cut(self, packets: Sequence[Packet], now: float) -> None:
         """TCP connections to which these packets would be an answer do not go on; the time of others may be over."""
@@ -133,6 +148,7 @@ class NftPlan:
         if self._rebuilds:
             table = KernelTable()
         self._chains.forgive()
+        self._hosts.forgive()
         self._chains.tracker.replace_believed(item for item in table.chains.items() if not is_extra(item[0]))
         self._extras.replace_believed(item for item in table.chains.items() if is_extra(item[0]))
         self._objects.replace_believed(table.objects.items())
@@ -142,7 +158,7 @@ class NftPlan:
             endpoint = self._endpoints[key]
             self._release(key)
             self._claim(key, endpoint)
-        self._extras.settle()
+        self._settle()
 
     def _is_mendable(self, table: KernelTable) -> bool:
         """Whether every difference can be mended in place: declarations and hooks of what is used cannot change."""
@@ -207,7 +223,7 @@ class NftPlan:
 
         What leads to their former chains would otherwise stay, and with it a policy that is no longer wanted.
         """
-        return any(
+        return any(not self.is_host_enforced(interface) for interface in self._hosts.closed) or any(
             self._members.is_believed(set_, element)
             for key in self._suspended
             for set_, element, _ in _dispatch(self._endpoints[key])
@@ -244,6 +260,9 @@ class NftPlan:
         """What the kernel took of `plan` is believed; what it refused is closed and reported in `problems`."""
         self._absorb_written(plan.chains, result)
         self._extras.absorb(plan.extras, result)
+        for chain, reason in result.skipped.items():
+            if chain.startswith(HOST_PREFIX):
+                self._close_host(ALL_INTERFACES, reason)
         self._absorb_elements(result)
 
     def absorb_cleanup(self, plan: CleanupPlan, result: ApplyResult) -> None:
@@ -267,12 +286,21 @@ class NftPlan:
         for change in result.changes:
             self._members.note_done(change)
         for change, reason, is_stale in result.refused:
-            if is_stale or change.set not in DISPATCH_SHAPES:
+            if is_stale or change.set not in _LED_SHAPES:
                 continue  # the first is tried again after a read, the second is nobody's in particular
+            if change.set in HOST_SHAPES:
+                for element in change.added:
+                    self._close_host(element.key.rstrip(b"\0").decode(errors="surrogateescape"), reason)
+                continue
             for element in (*change.removed, *change.added):
                 key = self._key_by_interface.get(element.key[:16])
                 if key is not None and key not in self._suspended:
                     self._suspend(key, reason)
+
+    def _close_host(self, interface: str, reason: str) -> None:
+        self._hosts.close(interface, reason)
+        self._problems_version += 1
+        self._settle()
 
     # --- Endpoints ---
 
@@ -352,6 +380,15 @@ class NftPlan:
         return all(believed.get(chain) == desired[chain] for chain in stacks) and all(
             self._members.is_there(set_, element) for set_, element, _ in _dispatch(endpoint)
         )
+
+    def is_host_enforced(self, interface: str) -> bool:
+        """Whether the kernel is believed to lead the packets of this interface to its host endpoint's policy."""
+        return self._hosts.is_enforced(interface, self._extras.tracker.believed)
+
+    @property
+    def host_refusals(self) -> Mapping[ResourceKey, str]:
+        """Why host endpoints are closed, but for failsafes."""
+        return self._hosts.reason_by_key
 
     def _claim(self, key: ResourceKey, endpoint: LocalEndpoint) -> None:
         self._endpoints[key] = endpoint

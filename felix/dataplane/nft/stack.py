@@ -16,9 +16,23 @@ from typing import assert_never
 
 from felix.calc.desired import Action, CompiledPolicy, CompiledRule, Stack
 from felix.dataplane.nft.counters import count_statements, counts_anything
-from felix.dataplane.nft.match import render_matches
-from felix.dataplane.nft.names import EGRESS, INGRESS, STAGED, comment, policy_chain, segment_chain, stack_chain
-from felix.dataplane.nft.statements import deny_statement, log_statement
+from felix.dataplane.nft.host_rules import allow_statement, deny_statement_on, is_silent, matches_on, render_failsafes
+from felix.dataplane.nft.names import (
+    EGRESS,
+    INGRESS,
+    PRE_DNAT_AGAIN,
+    STAGED,
+    UNTRACKED_EGRESS,
+    UNTRACKED_EGRESS_AGAIN,
+    UNTRACKED_INGRESS,
+    UNTRACKED_INGRESS_AGAIN,
+    comment,
+    is_inward,
+    policy_chain,
+    segment_chain,
+    stack_chain,
+)
+from felix.dataplane.nft.statements import log_statement
 from felix.dataplane.nft.types import Lines, NftConfig
 from felix.model.keys import ResourceKey
 from felix.policy.staged import is_staged
@@ -36,10 +50,12 @@ UNTRIED: Lines = (f"return comment {comment('not tried: the rules were refused b
 
 @dataclass(slots=True)
 class RenderedStack:
-    """Chains of one stack: lines by name, the one that endpoints go to last; and the policies that they jump to."""
+    """Chains of one stack: lines by name, the one that endpoints go to last; and the policies that they jump to, each
+    with the direction of its chain.
+    """
 
     chains: dict[str, Lines] = field(default_factory=dict)
-    jumped: dict[ResourceKey, None] = field(default_factory=dict)
+    jumped: dict[tuple[str, ResourceKey], None] = field(default_factory=dict)
 
 
 def closed_lines(chain: str) -> Lines:
@@ -49,13 +65,7 @@ def closed_lines(chain: str) -> Lines:
 
 def rules_of(policy: CompiledPolicy, direction: str) -> tuple[CompiledRule, ...]:
     """Returns the rules of one direction."""
-    match direction:
-        case "ingress":
-            return policy.ingress
-        case "egress":
-            return policy.egress
-        case _:
-            raise ValueError(f"{direction!r} is neither {INGRESS} nor {EGRESS}")
+    return policy.ingress if is_inward(direction) else policy.egress
 
 
 def is_passing(policy: CompiledPolicy, direction: str) -> bool:
@@ -78,13 +88,43 @@ def render_stack(
     config: NftConfig, direction: str, stack: Stack, policies: Mapping[ResourceKey, CompiledPolicy]
 ) -> RenderedStack:
     """Returns the chains of a stack. policies: what is known; a missing policy denies, a missing profile is skipped."""
-    first = "0x1 : drop, " if config.drop_invalid else ""
-    states = f"ct state vmap {{ {first}0x2 : accept, 0x4 : accept }}"
     rendered = RenderedStack()
-    lines = _render_segment(config, direction, stack, policies, rendered)
-    ahead = _render_encapsulated(config) if direction == EGRESS else ()
-    rendered.chains[stack_chain(direction, stack)] = (states, *ahead, *lines)
+    if direction not in (INGRESS, EGRESS):
+        lines = _render_host(config, direction, stack, policies, rendered)
+    else:
+        ahead = _render_encapsulated(config) if direction == EGRESS else ()
+        lines = (_states(config), *ahead, *_render_segment(config, direction, stack, policies, rendered))
+    rendered.chains[stack_chain(direction, stack)] = lines
     return rendered
+
+
+def _states(config: NftConfig) -> str:
+    first = "0x1 : drop, " if config.drop_invalid else ""
+    return f"ct state vmap {{ {first}0x2 : accept, 0x4 : accept }}"
+
+
+def _render_host(
+    config: NftConfig,
+    direction: str,
+    stack: Stack,
+    policies: Mapping[ResourceKey, CompiledPolicy],
+    rendered: RenderedStack,
+) -> Lines:
+    """Returns the lines of an interface of the host itself; what decides is a chain of its own, so that it alone is
+    closed when the kernel refuses it, and failsafes are not.
+    """
+    lines = [] if direction in (UNTRACKED_INGRESS, UNTRACKED_EGRESS) else [_states(config)]
+    lines += render_failsafes(config, direction)
+    again = UNTRACKED_INGRESS_AGAIN if is_inward(direction) else UNTRACKED_EGRESS_AGAIN
+    for condition, way, tiers in (("ct state 0x40 ", again, stack.untracked), ("", PRE_DNAT_AGAIN, stack.pre_dnat)):
+        if tiers:
+            earlier = Stack(tiers, (), Action.PASS)
+            chain = segment_chain(way, earlier)
+            rendered.chains[chain] = _render_segment(config, way, earlier, policies, rendered)
+            lines.append(f"{condition}jump {chain}")
+    chain = segment_chain(direction, stack)
+    rendered.chains[chain] = _render_segment(config, direction, stack, policies, rendered)
+    return (*lines, f"goto {chain}")
 
 
 def _render_encapsulated(config: NftConfig) -> Lines:
@@ -107,17 +147,17 @@ def _render_segment(
     """Returns the lines that decide what `rest` decides, and adds the chains that they go to."""
     lines: list[str] = []
     for position, tier in enumerate(rest.tiers):
-        after = Stack(rest.tiers[position + 1 :], rest.profiles)
+        after = rest._replace(tiers=rest.tiers[position + 1 :])
         leads_on = ""
         for key in tier.policies:
             policy = policies.get(key)
             if is_staged(key.kind):
                 if policy is not None and rules_of(policy, direction) and counts_anything(config):
-                    rendered.jumped[key] = None
+                    rendered.jumped[direction, key] = None
                     lines.append(f"jump {policy_chain(direction, key)}")
                 continue
             if policy is None:
-                lines.append(_render_denied(config, f"{key} is missing or unreadable"))
+                lines.append(_render_denied(config, direction, f"{key} is missing or unreadable"))
                 return tuple(lines)
             if is_passing(policy, direction):
                 if not leads_on:
@@ -126,11 +166,11 @@ def _render_segment(
                         rendered.chains[leads_on] = _render_segment(config, direction, after, policies, rendered)
                 lines += _render_rules(config, direction, key, policy, f"goto {leads_on}")
             elif rules_of(policy, direction):
-                rendered.jumped[key] = None
+                rendered.jumped[direction, key] = None
                 lines.append(f"jump {policy_chain(direction, key)}")
         match tier.default_action:
             case Action.DENY:
-                lines.append(_render_denied(config, f"end of tier {tier.name}"))
+                lines.append(_render_denied(config, direction, f"end of tier {tier.name}"))
                 return tuple(lines)
             case Action.PASS if leads_on:
                 lines.append(f"goto {leads_on}")
@@ -142,14 +182,15 @@ def _render_segment(
     for key in rest.profiles:
         policy = policies.get(key)
         if policy is not None and rules_of(policy, direction):
-            rendered.jumped[key] = None
+            rendered.jumped[direction, key] = None
             lines.append(f"jump {policy_chain(direction, key)}")
-    lines.append(_render_denied(config, "no policy or profile allows"))
+    if rest.ending is Action.DENY:
+        lines.append(_render_denied(config, direction, "no policy or profile allows"))
     return tuple(lines)
 
 
-def _render_denied(config: NftConfig, reason: str) -> str:
-    return f'counter name "{DENIED_COUNTER}" {deny_statement(config)} comment {comment(reason)}'
+def _render_denied(config: NftConfig, direction: str, reason: str) -> str:
+    return f'counter name "{DENIED_COUNTER}" {deny_statement_on(config, direction)} comment {comment(reason)}'
 
 
 def _render_rules(
@@ -157,30 +198,33 @@ def _render_rules(
 ) -> Lines:
     lines: list[str] = []
     rules = rules_of(policy, direction)
-    for number, counters in enumerate(count_statements(config, direction, key, rules)):
+    way = INGRESS if is_inward(direction) else EGRESS
+    for number, counters in enumerate(count_statements(config, way, key, rules)):
         rule = rules[number]
         if is_staged(key.kind):
             if rule.action is not Action.LOG:
-                lines += _render_rule(rule, counters, "return", key, number)
+                lines += _render_rule(direction, rule, counters, "return", comment_of(key, number, rule))
             continue
         match rule.action:
             case Action.ALLOW:
-                statement = "accept"
+                statement = allow_statement(direction)
             case Action.DENY:
-                statement = deny_statement(config)
+                statement = deny_statement_on(config, direction)
             case Action.PASS:
                 statement = pass_statement
             case Action.LOG:
                 statement = log_statement(config, policy.tier, key)
             case _:
                 assert_never(rule.action)
-        lines += _render_rule(rule, counters, statement, key, number)
+        lines += _render_rule(direction, rule, counters, statement, comment_of(key, number, rule))
     return tuple(lines)
 
 
-def _render_rule(
-    rule: CompiledRule, counters: tuple[str, ...], statement: str, key: ResourceKey, number: int
-) -> list[str]:
-    note = comment(f"{key} {number}; {rule.note}" if rule.note else f"{key} {number}")
-    counting = "".join(f'counter name "{name}" ' for name in counters)
-    return [f"{match} {counting}{statement} comment {note}".lstrip() for match in render_matches(rule)]
+def _render_rule(direction: str, rule: CompiledRule, counters: tuple[str, ...], statement: str, note: str) -> list[str]:
+    counting = "" if is_silent(direction) else "".join(f'counter name "{name}" ' for name in counters)
+    return [f"{match} {counting}{statement} comment {note}".lstrip() for match in matches_on(direction, rule)]
+
+
+def comment_of(key: ResourceKey, number: int, rule: CompiledRule) -> str:
+    """Returns the comment of a rule: whose it is, and what its author says about it."""
+    return comment(f"{key} {number}; {rule.note}" if rule.note else f"{key} {number}")

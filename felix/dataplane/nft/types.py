@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 from felix.errors import DataError
 from felix.model.net import Net
+from felix.policy.host_settings import FAILSAFES_IN, FAILSAFES_OUT, Failsafe
 
 TABLE = "felix"
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,14}")
@@ -88,6 +89,7 @@ class NftConfig:
     counts_policies: whether what policies decide is counted. counted_rules: how many rules of each policy and
         direction, from the first on, have a counter of their own.
     allows_vxlan, allows_ipip: whether workloads may send packets in packets; vxlan_port: FELIX_VXLANPORT.
+    failsafes_in, failsafes_out: what host endpoints never stop, FELIX_FAILSAFEINBOUNDHOSTPORTS and …OUTBOUND….
     nat: how addresses are translated. flood: how many connections a source may open.
     """
 
@@ -102,6 +104,8 @@ class NftConfig:
     allows_vxlan: bool = False
     allows_ipip: bool = False
     vxlan_port: int = 4789
+    failsafes_in: tuple[Failsafe, ...] = FAILSAFES_IN
+    failsafes_out: tuple[Failsafe, ...] = FAILSAFES_OUT
     nat: NatConfig = field(default_factory=NatConfig)
     flood: FloodConfig = field(default_factory=FloodConfig)
 

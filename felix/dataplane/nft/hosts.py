@@ -1,0 +1,205 @@
+"""Policy at the host's own interfaces: which chains hang on which hooks, and which interface leads to which stack.
+
+Nothing of it is there without a host endpoint, and only those hooks are taken at which one has something to say. An
+interface with a host endpoint of its own is found in a verdict map; what is in no map goes to the one for all
+interfaces, if there is one, except workload interfaces and `lo`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from felix.calc.desired import ALL_INTERFACES, HostStacks, LocalHostEndpoint, Stack
+from felix.dataplane.nft.base import declare
+from felix.dataplane.nft.chains import ChainBook
+from felix.dataplane.nft.elements import name_key
+from felix.dataplane.nft.members import MemberBook
+from felix.dataplane.nft.names import (
+    FORWARD_EGRESS,
+    FORWARD_INGRESS,
+    HOST_EGRESS,
+    HOST_INGRESS,
+    PRE_DNAT,
+    UNTRACKED_EGRESS,
+    UNTRACKED_INGRESS,
+    stack_chain,
+)
+from felix.dataplane.nft.types import ElementShape, Lines, NftConfig, ObjectName
+from felix.model.keys import ResourceKey
+from felix.reconcile.delta import DeltaTracker
+
+HOST_PREFIX = "host-"
+_ASIDE = "host-aside"
+_LEAVING = "host-leaving"
+
+
+class _Place(NamedTuple):
+    """Where packets of one direction are met. map: from interface to stack. chain: hangs on the hook."""
+
+    map: str
+    chain: str
+    hook: str
+    priority: int
+    word: str
+
+
+_PLACES = {
+    UNTRACKED_INGRESS: _Place("untracked-in", "host-untracked-in", "prerouting", -299, "iifname"),
+    UNTRACKED_EGRESS: _Place("untracked-out", "host-untracked-out", "output", -300, "oifname"),
+    PRE_DNAT: _Place("pre-dnat", "host-pre-dnat", "prerouting", -150, "iifname"),
+    HOST_INGRESS: _Place("to-host", "host-input", "input", 0, "iifname"),
+    HOST_EGRESS: _Place("from-host", "host-output", "output", 0, "oifname"),
+    FORWARD_INGRESS: _Place("forward-in", "host-forward-in", "forward", -1, "iifname"),
+    FORWARD_EGRESS: _Place("forward-out", "host-forward-out", "forward", 2, "oifname"),
+}
+HOST_SHAPES = {place.map: ElementShape.NAME_CHAIN for place in _PLACES.values()}
+"""The maps that lead packets of the host's own interfaces to policy; there while somebody needs them."""
+_NOTHING = Stack((), ())
+_CLOSED = HostStacks(_NOTHING, _NOTHING, _NOTHING, _NOTHING)
+
+
+class HostDispatch:
+    """Which host endpoint each interface has, and what the table needs for that."""
+
+    def __init__(
+        self, config: NftConfig, chains: ChainBook, objects: DeltaTracker[ObjectName, Lines], members: MemberBook
+    ) -> None:
+        self._config = config
+        self._chains = chains
+        self._objects = objects
+        self._members = members
+        self._endpoint_by_interface: dict[str, LocalHostEndpoint] = {}
+        self._closed: dict[str, str] = {}
+        self._maps_count = 0
+
+    @property
+    def closed(self) -> Collection[str]:
+        """The interfaces (ALL_INTERFACES among them) that are closed because the kernel refuses their chains."""
+        return self._closed
+
+    @property
+    def endpoints(self) -> Mapping[str, LocalHostEndpoint]:
+        """The host endpoint of each interface that has one, ALL_INTERFACES among them."""
+        return self._endpoint_by_interface
+
+    @property
+    def reason_by_key(self) -> Mapping[ResourceKey, str]:
+        """Why a host endpoint is closed: the kernel refuses its chains."""
+        return {self._endpoint_by_interface[name].key: reason for name, reason in self._closed.items()}
+
+    def bind(self, interface: str, endpoint: LocalHostEndpoint | None) -> None:
+        """The interface (ALL_INTERFACES: each without its own) has this host endpoint; None: none."""
+        before = self._wanted_stacks(interface)
+        self._closed.pop(interface, None)
+        if endpoint is None:
+            self._endpoint_by_interface.pop(interface, None)
+        else:
+            self._endpoint_by_interface[interface] = endpoint
+        self._move(before, self._wanted_stacks(interface))
+
+    def close(self, interface: str, reason: str) -> None:
+        """The kernel does not lead packets of the interface to its policy: all but failsafes are dropped there."""
+        if interface in self._endpoint_by_interface and interface not in self._closed:
+            before = self._wanted_stacks(interface)
+            self._closed[interface] = reason
+            self._move(before, self._wanted_stacks(interface))
+
+    def forgive(self) -> None:
+        """What was refused is tried again."""
+        for interface in list(self._closed):
+            self.bind(interface, self._endpoint_by_interface[interface])
+
+    def settle(self) -> dict[str, Lines]:
+        """Maps are wanted as bound; returns the chains that hang on hooks, and those that they go to."""
+        if not self._endpoint_by_interface and not self._maps_count:
+            return {}
+        chains: dict[str, Lines] = {}
+        default = self._wanted_stacks(ALL_INTERFACES)
+        for direction, place in _PLACES.items():
+            stack_by_interface = {
+                name: self._wanted_stacks(name).get(direction)
+                for name in self._endpoint_by_interface
+                if name != ALL_INTERFACES
+            }
+            is_needed = direction in default or any(stack is not None for stack in stack_by_interface.values())
+            self._settle_map(direction, place, stack_by_interface if is_needed else None, direction in default)
+            if is_needed:
+                chains |= _hook_chains(self._config, direction, place, default.get(direction))
+        if default:
+            chains[_ASIDE] = ()
+        return chains
+
+    def is_enforced(self, interface: str, believed_hooks: Mapping[str, Lines]) -> bool:
+        """Whether the kernel is believed to lead the packets of the interface to its policy."""
+        believed, desired = self._chains.tracker.believed, self._chains.tracker.desired
+        for direction, stack in self._wanted_stacks(interface).items():
+            chain, place = stack_chain(direction, stack), _PLACES[direction]
+            if believed.get(chain) != desired[chain] or place.chain not in believed_hooks:
+                return False
+            if interface != ALL_INTERFACES and not self._members.is_there(place.map, name_key(interface)):
+                return False
+        return True
+
+    def _wanted_stacks(self, interface: str) -> dict[str, Stack]:
+        endpoint = self._endpoint_by_interface.get(interface)
+        if endpoint is None:
+            return {}
+        stacks = _CLOSED if interface in self._closed else endpoint.stacks
+        found = {
+            HOST_INGRESS: stacks.ingress,
+            HOST_EGRESS: stacks.egress,
+            FORWARD_INGRESS: stacks.forward_ingress,
+            FORWARD_EGRESS: stacks.forward_egress,
+            PRE_DNAT: stacks.pre_dnat,
+            UNTRACKED_INGRESS: stacks.untracked_ingress,
+            UNTRACKED_EGRESS: stacks.untracked_egress,
+        }
+        return {direction: stack for direction, stack in found.items() if stack is not None}
+
+    def _move(self, before: Mapping[str, Stack], after: Mapping[str, Stack]) -> None:
+        for directed in after.items():
+            self._chains.add_user(directed)
+        for directed in before.items():
+            self._chains.drop_user(directed)
+
+    def _settle_map(
+        self, direction: str, place: _Place, stack_by_interface: Mapping[str, Stack | None] | None, has_default: bool
+    ) -> None:
+        name = ObjectName("map", place.map)
+        if stack_by_interface is None:
+            if name in self._objects.desired:
+                self._maps_count -= 1
+                self._members.close_set(place.map)
+                self._objects.drop_desired(name)
+            return
+        self._maps_count += name not in self._objects.desired
+        self._members.open_set(place.map, HOST_SHAPES[place.map])
+        self._objects.set_desired(name, declare(HOST_SHAPES[place.map]))
+        wanted = {
+            name_key(interface): stack_chain(direction, stack) if stack is not None else _ASIDE
+            for interface, stack in stack_by_interface.items()
+            if stack is not None or has_default
+        }
+        for key in self._members.desired(place.map) - wanted.keys():
+            self._members.drop(place.map, key)
+        for key, chain in wanted.items():
+            self._members.want(place.map, key, chain)
+
+
+def _hook_chains(config: NftConfig, direction: str, place: _Place, default: Stack | None) -> dict[str, Lines]:
+    hook = f"type filter hook {place.hook} priority {place.priority}; policy accept;"
+    lines = [f"{place.word} vmap @{place.map}"]
+    if default is not None:
+        spared = ("lo", *(f"{prefix}*" for prefix in config.interface_prefixes))
+        lines += [f'{place.word} "{name}" accept' for name in spared]
+        lines.append(f"goto {stack_chain(direction, default)}")
+    if direction != HOST_EGRESS:
+        return {place.chain: (hook, *lines)}
+    # On output the interface is still that of the first destination: what was translated is asked when it leaves.
+    late = "type filter hook postrouting priority 0; policy accept;"
+    return {
+        _LEAVING: tuple(lines),
+        place.chain: (hook, "ct status 0x20 accept", f"goto {_LEAVING}"),
+        "host-translated": (late, f"iif 0 ct status 0x20 goto {_LEAVING}"),
+    }
