@@ -16,7 +16,7 @@ PACKET_BURST = range(1, 10_001)
 CONNECTIONS = range(1, 4_294_967_296)
 _DEFAULT_PACKET_BURST = 5
 _BURST_SHARE_S = 0.1
-_BURST_LEAST_BYTES = 64 * 1024  # a segment as programs hand them to the kernel, before it is cut
+_BURST_LEAST_BYTES = 16 * 1024
 _BURST_MOST_BITS = 34_359_738_360
 
 DSCP_BY_NAME: Mapping[str, int] = MappingProxyType(

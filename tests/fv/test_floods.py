@@ -16,6 +16,8 @@ from tests.support.nft import count_dropped
 pytestmark = pytest.mark.fv
 _PER_S, _FLOOD_S = 3000, 1.5
 _RATE, _BURST = 50, 50
+_SILENT = "{kind: GlobalNetworkPolicy, name: default.silent, spec: {selector: grade == 'silver', types: [Ingress]}}"
+"""The container `far` answers nothing: connections to it stay half open."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def test_flood_of_new_connections_costs_neither_neighbours_nor_the_host(fleet: F
     fleet.forget_connections()
     dropped = count_dropped(fleet.h1, "flooding")
 
-    with flooding(kind, client, far, per_s=_PER_S, seconds=_FLOOD_S):
+    with fleet.stored(_SILENT), flooding(kind, client, far, per_s=_PER_S, seconds=_FLOOD_S):
         answers = measure_answers(guest, near, 5353, 60)
     tracked = read_conntrack(h1)
 

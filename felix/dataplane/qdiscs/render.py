@@ -61,7 +61,7 @@ _BUFFER_LIMIT_NS = 0xFFFFFFFF  # the kernel keeps no more, about four seconds
 _LATENCY_S = 0.025
 _ETHERNET = 1  # link layer
 _PEAK_BURST_LEAST_BYTES = 64 * 1024
-_QUEUE_LEAST_BYTES = 128 * 1024  # two segments as programs hand them over, or short ones would all be lost behind one
+_QUEUE_LEAST_BYTES = 48 * 1024  # at slow rates: what a connection has under way at its start, and some
 
 
 def make_shaper(bandwidth: Bandwidth) -> Shaper:
