@@ -32,6 +32,7 @@ class EndpointBoard:
         self._arrived_at_by_key: dict[ResourceKey, float] = {}  # changes that are not yet in the kernel
         self._dirty: dict[ResourceKey, None] = {}
         self._changed: set[ResourceKey] = set()  # endpoints that are others than at the last report
+        self._rising: set[ResourceKey] = set()  # whose report waits for one more cycle
         self._problems_version = nft.problems_version
 
     @property
@@ -58,6 +59,7 @@ class EndpointBoard:
                 self._endpoint_by_key.pop(key, None)
                 self._link_state_by_key.pop(key, None)
                 self._arrived_at_by_key.pop(key, None)
+                self._rising.discard(key)
             else:
                 self._endpoint_by_key[key] = endpoint
                 self._arrived_at_by_key.setdefault(key, arrived_at)
@@ -88,6 +90,11 @@ class EndpointBoard:
                 cycle.endpoints[key] = None
             return
         report = self._judge(key, endpoint)
+        if key not in self._rising and self._is_rising(key, endpoint, report) and not cycle.failures:
+            self._rising.add(key)
+            self._dirty[key] = None
+            return
+        self._rising.discard(key)
         if report.condition is EndpointCondition.UP:
             arrived_at = self._arrived_at_by_key.pop(key, None)
             if arrived_at is not None:
@@ -118,6 +125,13 @@ class EndpointBoard:
         if missing:
             return EndpointReport(EndpointCondition.ERROR, True, f"no route for {', '.join(missing)}")
         return EndpointReport(EndpointCondition.UP, True, self._find_shortfall(endpoint))
+
+    def _is_rising(self, key: ResourceKey, endpoint: LocalEndpoint, report: EndpointReport) -> bool:
+        """Whether only its routes are missing because its interface came within this cycle: the next one adds them."""
+        before = self._report_by_key.get(key)
+        was_down = before is not None and before.condition is EndpointCondition.DOWN
+        is_without_route = report.condition is EndpointCondition.ERROR and report.is_enforced
+        return was_down and is_without_route and not self._is_refused(key, endpoint)
 
     def _find_shortfall(self, endpoint: LocalEndpoint) -> str:
         """Returns which of the endpoint's limits the kernel cannot keep: it is connected all the same."""

@@ -269,6 +269,27 @@ async def test_change_in_the_middle_of_a_cycle_is_taken_by_the_next(rig: Rig, wo
     assert all(not cycle.failures for cycle in rig.cycles)
 
 
+@pytest.mark.parametrize("step", ["fill", "structure", "links", "routes"])
+async def test_interface_that_comes_in_the_middle_of_a_cycle_is_no_error_of_its_endpoint(
+    rig: Rig, world: FakeWorld, step: str
+) -> None:
+    world.host.set_link(5, "calia", False)
+    delta = guarded("b", "calib", "10.1.0.2")
+    delta.sets["s1"] = True
+
+    def plug_in(one: str) -> None:
+        if one == step and rig.revision == 2:
+            world.set_link(5, "calia")
+
+    await rig.start(A)
+    await rig.until(lambda: rig.condition(A) is EndpointCondition.DOWN)
+    world.before_step = plug_in
+    rig.tell(delta)
+    await rig.until_up(A)
+    told = [report.condition for cycle in rig.cycles if (report := cycle.endpoints.get(A.key)) is not None]
+    assert told == [EndpointCondition.DOWN, EndpointCondition.UP]
+
+
 async def test_interface_that_goes_while_routes_are_written_is_noticed(rig: Rig, world: FakeWorld) -> None:
     def pull(step: str) -> None:
         if step == "routes":
