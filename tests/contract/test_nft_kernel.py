@@ -341,6 +341,27 @@ def test_many_members_go_in_by_bounded_transactions(worker: NftWorker) -> None:
     worker.call_blocking(body)
 
 
+@pytest.mark.fv
+def test_hundred_thousand_members_and_all_addresses_around_them_come_and_go(worker: NftWorker) -> None:
+    def body(port: NftPort) -> None:
+        apply_teardown(port)
+        plan = _started()
+        plan.on_delta(DesiredDelta(sets={"s": True}))
+        singles = {Net(4, 0x0A000000 + number, 32) for number in range(50_000)}
+        prefixes = {Net(4, 0x0B000000 + (number << 8), 25) for number in range(50_000)}
+        everything = {parse_net("0.0.0.0/0")}
+        none: set[Net] = set()
+        steps = ((singles | prefixes, none), (everything, prefixes), (prefixes, everything), (none, singles | prefixes))
+        for added, removed in steps:
+            plan.on_delta(DesiredDelta(members={"s": MemberDelta(set(added), set(removed))}))
+            results = drive(port, plan)
+            assert not any(result.refused or result.error for result in results)
+            assert plan.is_settled
+        _believed(port, plan)
+
+    worker.call_blocking(body)
+
+
 def test_counter_that_a_rule_counts_into_cannot_go_and_others_come_and_go_at_once(run: Run) -> None:
     def body(port: NftPort) -> None:
         plan = _started(endpoint(1, STACK, STACK))

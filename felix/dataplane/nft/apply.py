@@ -20,6 +20,7 @@ import nftables
 
 from felix.dataplane.netlink.apply import NetlinkSocket
 from felix.dataplane.netlink.message import NETLINK_NETFILTER
+from felix.dataplane.nft.apart import split_apart
 from felix.dataplane.nft.elements import (
     pack_changes,
     parse_counters,
@@ -375,7 +376,11 @@ def _write_extras(port: NftPort, chains: NamedLines, existing: frozenset[str], r
 
 
 def _write_elements(port: NftPort, changes: Sequence[SetChange], result: ApplyResult) -> None:
-    """Writes changes in transactions of bounded size; the change of one set is never torn unless it alone exceeds."""
+    """Writes changes in transactions of bounded size.
+
+    The change of one set is torn only if it alone exceeds, and then so that no address that stays a member is none
+    in between: see `split_apart`.
+    """
     group: list[SetChange] = []
     size = 0
     for change in _bounded(changes):
@@ -391,17 +396,12 @@ def _write_elements(port: NftPort, changes: Sequence[SetChange], result: ApplyRe
 
 
 def _bounded(changes: Sequence[SetChange]) -> list[SetChange]:
-    bounded = []
+    bounded: list[SetChange] = []
     for change in changes:
         if len(change.removed) + len(change.added) <= _TRANSACTION_ELEMENTS:
             bounded.append(change)
-            continue
-        for start in range(0, len(change.removed), _TRANSACTION_ELEMENTS):
-            part = change.removed[start : start + _TRANSACTION_ELEMENTS]
-            bounded.append(SetChange(change.set, change.shape, part, ()))
-        for start in range(0, len(change.added), _TRANSACTION_ELEMENTS):
-            part = change.added[start : start + _TRANSACTION_ELEMENTS]
-            bounded.append(SetChange(change.set, change.shape, (), part))
+        else:
+            bounded += split_apart(change, _TRANSACTION_ELEMENTS)
     return bounded
 
 
