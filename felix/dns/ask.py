@@ -1,13 +1,13 @@
 """Asks resolvers what is not ours to answer: over the client's own transport, one after the other, within a deadline.
 
-A question goes out as it came, with a number of our own from a port of its own; an answer counts only if it comes from
-the resolver asked, with that number and that question. A resolver that failed is asked last for a while.
+A question goes out as it came, with a number that nobody can guess, from a port of its own; an answer counts only if
+it comes from the resolver asked, with that number and that question. A resolver that failed is asked last for a while.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
+import secrets
 import struct
 from collections import Counter
 
@@ -91,7 +91,7 @@ class _Exchange(asyncio.DatagramProtocol):
 
 
 async def _ask_udp(place: Place, forward: Forward) -> bytes:
-    number = _NUMBER.pack(random.getrandbits(16))
+    number = _NUMBER.pack(secrets.randbits(16))
     loop = asyncio.get_running_loop()
     transport, exchange = await loop.create_datagram_endpoint(
         lambda: _Exchange(number, forward.query.question), remote_addr=place
@@ -104,7 +104,7 @@ async def _ask_udp(place: Place, forward: Forward) -> bytes:
 
 
 async def _ask_tcp(place: Place, forward: Forward) -> bytes:
-    number = _NUMBER.pack(random.getrandbits(16))
+    number = _NUMBER.pack(secrets.randbits(16))
     reader, writer = await asyncio.open_connection(*place)
     try:
         packet = number + forward.packet[2:]

@@ -13,6 +13,7 @@ said in one of three ways:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,10 @@ from felix.errors import DataError
 from felix.lab.checks import HealthCheck, read_checks
 
 Node = dict[str, object]
+
+PATH_LENGTH_MOST = 200
+NESTED_MOST = 32
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +121,21 @@ def find_apps(document: object, where: str, parent: str = "") -> dict[str, Node]
     for path, app in _walk(document, where, parent):
         if not path:
             raise DataError(f"{where}: an application without id")
+        if len(path) > PATH_LENGTH_MOST or not all(_PART.fullmatch(part) for part in path.split("/")):
+            expected = f"at most {PATH_LENGTH_MOST} characters, letters, digits, `.`, `_`, `-` between slashes"
+            raise DataError(f"{where}: id: expected {expected}, saw {path[:80]!r}")
         if path in found:
             raise DataError(f"{where}: {path}: id: two applications have it")
         found[path] = app
     return found
 
 
-def _walk(node: object, where: str, parent: str) -> Iterator[tuple[str, Node]]:
+def _walk(node: object, where: str, parent: str, depth: int = 0) -> Iterator[tuple[str, Node]]:
+    if depth > NESTED_MOST:
+        raise DataError(f"{where}: groups: nested more than {NESTED_MOST} times")
     if isinstance(node, list):
         for item in node:
-            yield from _walk(item, where, parent)
+            yield from _walk(item, where, parent, depth + 1)
         return
     if not isinstance(node, dict):
         raise DataError(f"{where}: expected an object with `id`, saw {type(node).__name__}")
@@ -135,7 +145,7 @@ def _walk(node: object, where: str, parent: str) -> Iterator[tuple[str, Node]]:
     path = own.strip("/") if own.startswith("/") else "/".join(part for part in (parent, own.strip("/")) if part)
     if "apps" in node or ("groups" in node and "ipAddress" not in node):
         for child in [*_listed(node, "groups", where), *_listed(node, "apps", where)]:
-            yield from _walk(child, where, path)
+            yield from _walk(child, where, path, depth + 1)
         return
     yield path, node
 
@@ -245,8 +255,8 @@ def _read_port(entry: object, field_name: str, least: int, where: str) -> Port:
 
 def _read_command(app: Node, where: str) -> str:
     command, words = app.get("cmd"), app.get("args")
-    if command is not None and not isinstance(command, str):
-        raise DataError(f"{where}: cmd: expected text, saw {command!r}")
+    if command is not None and (not isinstance(command, str) or "\0" in command):
+        raise DataError(f"{where}: cmd: expected text without NUL, saw {command!r}")
     if words and not command:
         raise DataError(f"{where}: args: the lab has no images to give them to; use cmd")
     return command or ""
@@ -262,6 +272,8 @@ def _read_amount(app: Node, name: str, default: float, where: str) -> float:
 def _read_texts(value: object, where: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise DataError(f"{where}: expected an object of texts, saw {value!r}")
+    if any("\0" in text or "\0" in name for name, text in value.items()):
+        raise DataError(f"{where}: expected texts without NUL, saw {value!r}")
     return value
 
 

@@ -110,9 +110,12 @@ class Asker:
         return ANSWERED
 
     async def fetch(self, url: str) -> Response | None:
-        """Returns the answer of `url` with any status; None when there is none, or no JSON of at most a megabyte."""
+        """Returns the answer of `url` with any status; None when there is none, or no JSON of at most a megabyte.
+
+        Redirections are not followed: what is asked is what was named, not what an answer names.
+        """
         try:
-            async with self._get_session().get(complete_url(url)) as answer:
+            async with self._get_session().get(complete_url(url), allow_redirects=False) as answer:
                 body = await answer.content.read(ANSWER_BYTES_MOST + 1)
                 while len(body) <= ANSWER_BYTES_MOST and (chunk := await answer.content.read(ANSWER_BYTES_MOST)):
                     body += chunk

@@ -270,6 +270,47 @@ def test_page_with_the_example_shows_that_of_the_original(browser: Browser, coll
     assert browser.run("return document.querySelectorAll('.node').length") == 4, "E does not answer"
 
 
+def test_names_that_are_markup_or_long_are_shown_as_text_and_run_nothing(
+    world: World, browser: Browser, tmp_path: Path
+) -> None:
+    markup = "<img src=x onerror='window.isTaken=1'>\"><script>window.isTaken=1</script>"
+    group = "<b>a group with a name that is far longer than its box is wide</b>"
+    names = ["__proto__", "constructor", markup]
+    resources: list[dict[str, object]] = [
+        {"id": f"{name}/../{number}", "label": name, "group": group} for number, name in enumerate(names)
+    ]
+    resources[0]["expected"] = {str(one["id"]): True for one in resources[1:]}
+    status_by_path: dict[str, object] = {}
+    server = _serve_statuses(world.hub, status_by_path)
+    try:
+        for number, one in enumerate(resources):
+            one["url"] = f"http://127.0.0.1:{server.server_address[1]}/{number}?a=<i>&b='%22"
+        for number in range(3):
+            status_by_path[f"/{number}?a=%3Ci%3E&b='%22"] = [
+                {"url": one["url"], "reachable": False, "outcome": markup} for one in resources
+            ]
+        with running_collector(world.hub, resources, tmp_path) as collector:
+            browser.open(collector.url)
+            browser.wait("document.querySelectorAll('.node').length === 3")
+            browser.wait("document.querySelectorAll('.chip').length === 1")
+            assert (
+                browser.run("return [...document.querySelectorAll('th[scope=row]')].map((th) => th.textContent)")
+                == names
+            )
+            assert browser.run("return document.querySelectorAll('img, b, i, .tables script').length") == 0
+            room = (
+                "const [name, verdict] = ['.name', '.verdict']"
+                ".map((one) => document.querySelector(`.hull ${one}`).getBBox());"
+                "return verdict.x - name.x - name.width"
+            )
+            assert browser.run(room) > 0, "a long title ends before the mark begins"
+            assert browser.run("return window.isTaken === undefined") is True
+            assert browser.read_console() == []
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 # --- Pictures ---
 
 

@@ -103,6 +103,14 @@ def app(name: str, **more: object) -> dict[str, object]:
     return {"id": name, "cmd": SERVER, "cpus": 0.1, "mem": 32, "ipAddress": {"groups": ["a"]}, **more}
 
 
+def nested(depth: int) -> dict[str, object]:
+    """Returns groups in groups in groups."""
+    group: dict[str, object] = {"id": "x", "apps": [app("one")]}
+    for _ in range(depth):
+        group = {"groups": [group]}
+    return group
+
+
 async def test_group_when_put_changed_and_deleted_is_what_runs(scene: Scene) -> None:
     await scene.change("PUT", "/v2/groups/g", {"apps": [app("one"), app("two")]})
     first = await scene.tasks()
@@ -260,7 +268,12 @@ async def test_page_on_loopback_shows_everything_and_changes_nothing(scene: Scen
         ("PUT /v2/groups", {"apps": []}, 422, "id: a group needs one"),
         ("PUT /v2/apps/a", {"healthChecks": [{"protocol": "SMTP"}]}, 422, "healthChecks[0]: protocol: expected"),
         ("PUT /v2/apps/a", {"ipAddress": {"groups": "x"}}, 422, "ipAddress.groups: expected a list"),
-        ("PUT /v2/apps", [{"cmd": "true"}], 422, "id: every application"),
+        ("PUT /v2/apps", [app("a"), {"cmd": "true"}], 422, "id: every application"),
+        ("PUT /v2/apps/a", {"id": "../../etc/passwd"}, 422, "id: expected at most 200 characters"),
+        ("PUT /v2/apps/a", {"cmd": "true \0"}, 422, "cmd: expected text without NUL"),
+        ("PUT /v2/apps/a", {"env": {"A": "\0"}}, 422, "env: expected texts without NUL"),
+        ("PUT /v2/groups/g", {"apps": [app(f"a{n}", instances=1000) for n in range(3)]}, 422, "more than 2000 in all"),
+        ("PUT /v2/groups/g", nested(100), 422, "groups: nested more than 32 times"),
         ("POST /v2/apps", {"cmd": "true"}, 422, "id: an application needs one"),
         ("DELETE /v2/groups/none", None, 404, "does not exist"),
         ("GET /v2/apps/none", None, 404, "App '/none' does not exist"),

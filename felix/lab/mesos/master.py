@@ -34,6 +34,7 @@ from felix.lab.mesos.types import Container, TaskStatus
 log = logging.getLogger(__name__)
 
 APPS_MOST = 1000
+INSTANCES_MOST = 2000
 FAILURES_MOST = 20
 
 
@@ -185,10 +186,13 @@ class Master:
             document = {"id": where, "apps": [], **document}
         now = time.time()
         apps = find_apps(document, where, scope if isinstance(document, list) else "")
-        wanted = {
-            path: App(path, definition, list(make_instances(definition, path, where)), now)
-            for path, definition in apps.items()
-        }
+        wanted: dict[str, App] = {}
+        count = sum(len(app.instances) for path, app in self._apps.items() if path not in apps)
+        for path, definition in apps.items():
+            wanted[path] = App(path, definition, list(make_instances(definition, path, where)), now)
+            count += len(wanted[path].instances)
+            if count > INSTANCES_MOST:
+                raise DataError(f"{where}: instances: more than {INSTANCES_MOST} in all; the simulator takes no more")
         for path in wanted:
             if scope and path != scope and not api.is_below(path, scope):
                 raise DataError(f"{where}: id: /{path} is not below /{scope}")

@@ -189,11 +189,9 @@ class MasterServer:
             documents = msgspec.json.decode(await request.read(), type=list[dict[str, object]])
         except (msgspec.DecodeError, RecursionError) as error:
             raise DataError(f"the body is no list of applications: {error}") from error
-        deployments = [
-            self._master.put(str(one.get("id", "")).strip("/"), one, is_app=True) for one in documents if one.get("id")
-        ]
-        if len(deployments) != len(documents) or not deployments:
+        if not documents or not all(one.get("id") for one in documents):
             raise DataError("id: every application of the list needs one")
+        deployments = [self._master.put(str(one["id"]).strip("/"), one, is_app=True) for one in documents]
         return self._reply_deployment(deployments[-1])
 
     async def _post_app(self, request: web.Request) -> web.Response:

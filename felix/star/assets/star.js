@@ -47,6 +47,7 @@ function html(name, attributes = {}, ...children) {
 const keyOf = (from, to) => `${from}\n${to}`;
 const colourOf = (id) => colours.get(id) ?? 0;
 const round = (number) => Math.round(number * 10) / 10;
+const shorten = (text, most) => (text.length > most ? `${text.slice(0, Math.max(1, most - 1))}…` : text);
 const list = (words) => (words.length > 6 ? `${words.slice(0, 5).join(", ")} and ${words.length - 5} more` : words.join(", "));
 
 // The n-th node of every group has the n-th colour: what plays the same part in two stages looks the same.
@@ -188,9 +189,13 @@ function drawHulls(hulls) {
       element.textContent = words;
       return element;
     };
+    const title = make("title");
+    title.textContent = group.name;
+    const room = (width - 56 - chipText(group).length * 7.6) / 10;
     hull.append(
+      title,
       make("rect", { x, y, width, height, rx: 20 }),
-      text("name", { x: x + 20, y: y + 32 }, group.name || "no group"),
+      text("name", { x: x + 20, y: y + 32 }, shorten(group.name || "no group", Math.floor(room))),
       text("count", { x: x + 20, y: y + 52 }, `${group.answering} of ${group.nodes} answer${silent ? `, ${silent} silent` : ""}`),
       text("verdict", { x: x + width - 20, y: y + 32 }, chipText(group)),
     );
@@ -231,7 +236,7 @@ function labelBeside(label, radius, away) {
   const anchor = sideways > 0.3 ? "start" : sideways < -0.3 ? "end" : "middle";
   const lift = anchor === "middle" ? (Math.sin(away) > 0 ? size * 0.8 : -size * 0.1) : size * 0.35;
   const text = make("text", { class: "beside", x: round(far * sideways), y: round(far * Math.sin(away) + lift), "font-size": round(size), "text-anchor": anchor });
-  text.textContent = label.length > LABEL_LENGTH ? `${label.slice(0, LABEL_LENGTH - 1)}…` : label;
+  text.textContent = shorten(label, LABEL_LENGTH);
   return text;
 }
 
@@ -248,7 +253,7 @@ function drawEdge(edge, line, { isDense, thick, radius }) {
       group.append(fade);
       path.style.stroke = `url(#${id})`;
     }
-        group.append(path, make("path", { class: "head", d: line.head }));
+    group.append(path, make("path", { class: "head", d: line.head }));
     if (!isDense) group.append(makeBall(edge, line, thick));
   } else {
     group.append(make("path", { class: "line", d: line.long }));

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from felix.star.ask import Asker, Resolver, name_failure
 
@@ -58,6 +60,23 @@ async def test_name_without_an_answer_does_not_hold_up_another_name(
     for task in hanging:
         task.cancel()
     await asyncio.gather(*hanging, return_exceptions=True)
+
+
+async def test_answer_that_names_another_place_is_not_followed() -> None:
+    asked: list[str] = []
+
+    async def redirect(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.json_response({"own": 1}, status=302, headers={"Location": "/elsewhere"})
+
+    application = web.Application()
+    application.router.add_get("/{name}", redirect)
+    async with TestServer(application) as server, Asker(5) as asker:
+        answer = await asker.fetch(str(server.make_url("/status")))
+
+    assert asked == ["/status"]
+    assert answer is not None
+    assert (answer.status_code, bytes(answer.json)) == (302, b'{"own": 1}')
 
 
 @pytest.mark.parametrize(
