@@ -151,6 +151,13 @@ class Extras:
         self._members.close_set(map_)
         self._objects.drop_desired(ObjectName("map", map_))
 
+    def retry(self, prefix: str) -> None:
+        """Chains whose names begin so and that were refused are wanted again: what they lead to is another thing."""
+        for chain in [chain for chain in self._skipped if chain.startswith(prefix)]:
+            lines, _ = self._skipped.pop(chain)
+            self._tracker.set_desired(chain, lines)
+            self.version += 1
+
     # --- The kernel ---
 
     def replace_believed(self, chains: Iterable[tuple[str, Lines]]) -> None:

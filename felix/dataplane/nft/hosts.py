@@ -56,7 +56,6 @@ _PLACES = {
 HOST_SHAPES = {place.map: ElementShape.NAME_CHAIN for place in _PLACES.values()}
 """The maps that lead packets of the host's own interfaces to policy; there while somebody needs them."""
 _NOTHING = Stack((), ())
-_CLOSED = HostStacks(_NOTHING, _NOTHING, _NOTHING, _NOTHING)
 
 
 class HostDispatch:
@@ -98,12 +97,17 @@ class HostDispatch:
             self._endpoint_by_interface[interface] = endpoint
         self._move(before, self._wanted_stacks(interface))
 
-    def close(self, interface: str, reason: str) -> None:
-        """The kernel does not lead packets of the interface to its policy: all but failsafes are dropped there."""
-        if interface in self._endpoint_by_interface and interface not in self._closed:
+    def close(self, interface: str, reason: str) -> bool:
+        """The kernel does not lead packets of the interface to its policy: all but failsafes are to be dropped there.
+
+        Returns whether that is news.
+        """
+        is_news = interface in self._endpoint_by_interface and interface not in self._closed
+        if is_news:
             before = self._wanted_stacks(interface)
             self._closed[interface] = reason
             self._move(before, self._wanted_stacks(interface))
+        return is_news
 
     def forgive(self) -> None:
         """What was refused is tried again."""
@@ -145,7 +149,7 @@ class HostDispatch:
         endpoint = self._endpoint_by_interface.get(interface)
         if endpoint is None:
             return {}
-        stacks = _CLOSED if interface in self._closed else endpoint.stacks
+        stacks = _close(endpoint.stacks) if interface in self._closed else endpoint.stacks
         found = {
             HOST_INGRESS: stacks.ingress,
             HOST_EGRESS: stacks.egress,
@@ -185,6 +189,12 @@ class HostDispatch:
             self._members.drop(place.map, key)
         for key, chain in wanted.items():
             self._members.want(place.map, key, chain)
+
+
+def _close(stacks: HostStacks) -> HostStacks:
+    """Returns stacks that deny wherever these decide, and need no other hook."""
+    forward = (None if one is None else _NOTHING for one in (stacks.forward_ingress, stacks.forward_egress))
+    return HostStacks(_NOTHING, _NOTHING, *forward)
 
 
 def _hook_chains(config: NftConfig, direction: str, place: _Place, default: Stack | None) -> dict[str, Lines]:

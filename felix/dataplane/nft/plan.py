@@ -298,7 +298,8 @@ class NftPlan:
                     self._suspend(key, reason)
 
     def _close_host(self, interface: str, reason: str) -> None:
-        self._hosts.close(interface, reason)
+        if self._hosts.close(interface, reason):
+            self._extras.retry(HOST_PREFIX)
         self._problems_version += 1
         self._settle()
 
