@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
 import pytest
@@ -10,7 +11,7 @@ from felix.lab.place import wait_until
 from felix.lab.store import Json
 from tests.support.flows import Site
 from tests.support.fv import Fleet
-from tests.support.load import count_delivered, measure_stream, open_connections
+from tests.support.load import count_delivered, measure_answers, measure_stream, open_connections
 
 pytestmark = pytest.mark.fv
 _RATE = 8_000_000
@@ -109,6 +110,18 @@ def test_bandwidth_of_what_an_endpoint_sends_is_what_was_set(fleet: Fleet, versi
             assert measure(near, target, version) == pytest.approx(1.0, rel=_TOLERANCE)
     assert measure_stream(near, far, version, skip_bytes=1, seconds=0.2) > 5 * _RATE
     wait_until(lambda: "fxbw-" not in fleet.h1.run(["ip", "link", "show"]).stdout, 5.0, "the device to go")
+
+
+def test_hog_with_a_limit_leaves_the_rest_to_its_neighbours(fleet: Fleet) -> None:
+    hog, critical, far = (fleet.sites[name] for name in ("client", "guest", "far"))
+    far.place.listen(5354, "udp")
+    with fleet.changed("client", qosControls={"egressBandwidth": _RATE}), ThreadPoolExecutor() as pool:
+        hogging = pool.submit(measure_stream, hog, far, 4, skip_bytes=1, seconds=1.5)
+        answers = measure_answers(critical, far, 5354, 30)
+        rest = measure_stream(critical, far, 4, skip_bytes=1, seconds=0.3)
+        assert hogging.result() < 2 * _RATE
+    assert answers[-1] < 1.0
+    assert rest > 5 * _RATE
 
 
 def test_shaper_that_somebody_deletes_is_repaired_and_others_are_left(fleet: Fleet) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from felix.calc.desired import (
+    MASQUERADED,
+    POOLS,
     Action,
     CompiledPolicy,
     CompiledRule,
     DesiredDelta,
     EntityMatch,
     IcmpMatch,
+    Limits,
     LocalEndpoint,
     MemberDelta,
+    PacketRate,
     PortDelta,
     PortMember,
     PortRange,
@@ -122,6 +128,17 @@ def endpoint(number: int, ingress: Stack, egress: Stack) -> LocalEndpoint:
     return LocalEndpoint(key, f"cali{number}", addresses, None, ingress, egress, 1)
 
 
+POOL_NETS = tuple(parse_net(text) for text in ("10.1.0.0/16", "10.2.0.0/16", "10.9.0.1", "fd02::/64"))
+limits = st.none() | st.builds(
+    Limits,
+    packets_in=st.none() | st.builds(PacketRate, st.just(10_000), st.sampled_from((5, 10_000))),
+    packets_out=st.none() | st.builds(PacketRate, st.just(10_000), st.sampled_from((5, 10_000))),
+    connections_in=st.sampled_from((0, 1_000)),
+    connections_out=st.sampled_from((0, 1_000)),
+    dscp=st.sampled_from((None, 0, 46)),
+)
+
+
 @st.composite
 def deltas(draw: st.DrawFn) -> DesiredDelta:
     """Yields a complete desired state; what its rules name exists."""
@@ -136,8 +153,11 @@ def deltas(draw: st.DrawFn) -> DesiredDelta:
         if draw(st.integers(0, 7)):
             delta.policies[key] = draw(policies)
     for number in range(draw(st.integers(0, 4))):
-        one = endpoint(number, draw(stacks), draw(stacks))
+        one = replace(endpoint(number, draw(stacks), draw(stacks)), limits=draw(limits))
         delta.endpoints[one.key] = one
+    if draw(st.booleans()):
+        pools = draw(st.sets(st.sampled_from(POOL_NETS)))
+        delta.nets = {POOLS: MemberDelta(set(POOL_NETS)), MASQUERADED: MemberDelta(pools)}
     return delta
 
 
