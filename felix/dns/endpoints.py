@@ -106,6 +106,10 @@ class EndpointNames:
         """How many endpoints are known."""
         return len(self._facts_by_key)
 
+    def is_known(self, key: str) -> bool:
+        """Whether there is an endpoint `key`."""
+        return key in self._facts_by_key
+
     def put(self, key: str, facts: Facts | None) -> None:
         """The endpoint `key` (`namespace/name`) is as `facts` say, gone for None; the zone has its names.
 

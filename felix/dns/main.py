@@ -26,7 +26,7 @@ from felix.dns.names import is_below
 from felix.dns.read import MasterSource, read_own_addresses
 from felix.dns.respond import Responder, ResponderOptions
 from felix.dns.serve import Server, bind
-from felix.dns.watch import EndpointSource
+from felix.dns.watch import EndpointSource, explain_hold
 from felix.dns.zone import Record, Zone, address_record
 from felix.obs.health import Health, Verdict
 from felix.obs.metrics import DnsMetrics
@@ -177,7 +177,9 @@ class DnsService:
             lambda: self._on_loaded(origin),
             self.metrics.dns_update_seconds.observe,
         )
-        self.health.component("datastore", counts=False).ask_with(lambda: _judge(source.failure, source.loads))
+        self.health.component("datastore", counts=False).ask_with(
+            lambda: Verdict(False, explain_hold(source.hold)) if source.hold else _judge(source.failure, source.loads)
+        )
         return origin, names, source
 
     def _make_origin(self, name: str, ttl: int, negative_ttl: int, mname: str, rname: str) -> Origin:
@@ -255,6 +257,8 @@ class DnsService:
             sources.append(("mesos", self._mesos[0], self._mesos[2].failure, self._mesos[2].loads))
         if self._datastore:
             sources.append(("datastore", self._datastore[0], self._datastore[2].failure, self._datastore[2].loads))
+            hold = self._datastore[2].hold
+            metrics.dns_held.set(len(hold.leaving) if hold else 0)
         for name, origin, failure, loads in sources:
             metrics.dns_source_up.labels(name).set(not failure)
             metrics.dns_source_loads.raise_to(loads, name)

@@ -297,6 +297,9 @@ class DnsMetrics:
         self.dns_problems = declare.gauge(
             "dns_problems", "Tasks and endpoints that cannot be read or named; /v1/problems has them."
         )
+        self.dns_held = declare.gauge(
+            "dns_held", "Endpoints that left etcd, most of all at once, and whose names stay until somebody looks."
+        )
         self.dns_source_up = declare.gauge(
             "dns_source_up", "Whether a source (mesos, datastore) answers; 0: what it said last is served.", "source"
         )

@@ -102,6 +102,11 @@ async def test_bad_endpoint_is_told_and_colliding_names_stay_with_the_older(
         assert await server.values("web.felix") == ["10.65.0.3"]
 
 
+async def get_text(server: RunningDns, path: str) -> str:
+    async with aiohttp.ClientSession() as session, session.get(server.http + path) as response:
+        return await response.text()
+
+
 async def get(server: RunningDns, path: str) -> list[object]:
     async with aiohttp.ClientSession() as session, session.get(server.http + path) as response:
         answer = await response.json()
@@ -122,6 +127,29 @@ async def test_etcd_away_leaves_the_names_and_what_changed_meanwhile_comes_with_
         await client.put(key_of("b"), value_of("b", "10.65.0.3", app="web"))
         await until(lambda: len(source.zone.find("web.default.felix", "A")) == 2)
         await until(lambda: "stale" not in readiness(source))
+
+
+async def test_emptied_etcd_leaves_the_names_and_says_so_until_most_endpoints_are_back(
+    etcd: EtcdServer, client: EtcdClient
+) -> None:
+    hosts = [f"e{number:02}" for number in range(12)]
+    for number, one in enumerate(hosts, 2):
+        await client.put(key_of(one), value_of(one, f"10.65.0.{number}", app="web"))
+    async with running_dns({"datastore": {}}, settings_of(etcd)) as server:
+        source, zone = server.service, server.service.zone
+        await client.delete_prefix("/")
+        await until(lambda: "12 of 12 endpoints would go" in readiness(source))
+        await client.put(key_of("other"), value_of("other", "10.65.0.99", app="db"))
+        await until(lambda: zone.find("db.default.felix", "A"))
+        assert len(await server.values("web.default.felix")) == 12
+        assert "felix_dns_held 12.0" in await get_text(server, "/metrics")
+        for number, one in enumerate(hosts[:2], 2):
+            await client.put(key_of(one), value_of(one, f"10.65.0.{number}", app="web"))
+        await until(lambda: len(zone.find("web.default.felix", "A")) == 2)
+        assert "would go" not in readiness(source)
+        assert "felix_dns_held 0.0" in await get_text(server, "/metrics")
+        await client.delete_prefix("/")
+        await until(lambda: not zone.find("web.default.felix", "A"))
 
 
 def readiness(service: DnsService) -> str:
