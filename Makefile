@@ -20,8 +20,10 @@ test: setup ## all tests, also on the real kernel, etcd and BIRD (needs root for
 check: setup ## style, types, layers, pure and shell, generated documents
 	@tools/check
 
-bench: setup ## figures as JSON, with the floor measured in the same run (needs root)
+bench:    ## figures as JSON, with the floor measured in the same run (needs root)
+	@tools/setup nsd dnsperf
 	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.bench.dns
 
 golden: setup ## rewrite expected files of the golden tests
 	@$(BIN)/python -m pytest -q tests/golden --rewrite-golden

@@ -18,7 +18,7 @@ from tests.bench.figures import Figure, format_json, render_table
 from tests.bench.rows import Plan
 from tests.bench.world import Sizes
 
-_ROWS = ("1", "2", "3", "4", "5", "6", "memory", "idle", "cni")
+_ROWS = ("1", "2", "3", "4", "5", "6", "memory", "idle", "churn", "cni")
 _INSIDE = "BENCH_INSIDE"
 
 
@@ -85,6 +85,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         cold_starts=1 if arguments.quick else 3,
         restarts=2 if arguments.quick else 4,
         idle_s=6.0 if arguments.quick else 60.0,
+        churn_s=6.0 if arguments.quick else 60.0,
         profile=arguments.profile,
         is_on_disk=arguments.etcd_on_disk,
     )

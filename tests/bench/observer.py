@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
 from types import TracebackType
+from typing import NamedTuple
 
 from felix.dataplane.netlink.message import (
     NETLINK_NETFILTER,
@@ -58,6 +59,11 @@ def signs_of_removal(interface: str, address: str) -> set[Sign]:
     return {(f"{what}-gone", where, key) for what, where, key in signs_of_endpoint(interface, address)}
 
 
+class _Expected(NamedTuple):
+    moment: asyncio.Future[float]
+    missing: set[Sign]
+
+
 class Observer:
     """Listens in the namespace of the thread that makes it, until `close`. counts: announcements so far by kind."""
 
@@ -66,9 +72,9 @@ class Observer:
         self.overruns_count = 0
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
-        self._missing: set[Sign] = set()
+        self._wanted: dict[Sign, _Expected] = {}
+        self._rule: _Expected | None = None
         self._rule_part = ""
-        self._done: asyncio.Future[float] | None = None
         self._route = _listen(NETLINK_ROUTE, (_GROUP_IPV4_ROUTE, _GROUP_IPV6_ROUTE))
         self._nft = _listen(NETLINK_NETFILTER, (_GROUP_NFTABLES,))
         self._stop_reader, self._stop_writer = socket.socketpair()
@@ -89,24 +95,27 @@ class Observer:
             one.close()
 
     def expect(self, signs: Iterable[Sign]) -> asyncio.Future[float]:
-        """Returns what becomes the moment (perf_counter seconds) when the last of `signs` was announced."""
+        """Returns what becomes the moment (perf_counter seconds) when the last of `signs` was announced.
+
+        Any number may be expected at once; a sign that is expected anew is not expected by anybody else any more.
+        """
+        expected = _Expected(self._loop.create_future(), set(signs))
         with self._lock:
-            self._missing = set(signs)
-            self._done = self._loop.create_future()
-            return self._done
+            self._wanted.update(dict.fromkeys(expected.missing, expected))
+        return expected.moment
 
     def expect_rule(self, part: str) -> asyncio.Future[float]:
         """Returns what becomes the moment when the first rule of a chain with `part` in its name was announced."""
         with self._lock:
             self._rule_part = part
-            self._done = self._loop.create_future()
-            return self._done
+            self._rule = _Expected(self._loop.create_future(), set())
+            return self._rule.moment
 
     @property
     def missing(self) -> frozenset[Sign]:
         """What is expected and has not been announced."""
         with self._lock:
-            return frozenset(self._missing)
+            return frozenset(self._wanted)
 
     def _listen(self) -> None:
         poll = select.poll()
@@ -129,18 +138,17 @@ class Observer:
         with self._lock:
             for sign in signs:
                 self.counts[sign[0]] += 1
-                if sign in self._missing:
-                    self._missing.discard(sign)
-                    if not self._missing:
-                        self._resolve(now)
-                elif self._rule_part and sign[0] == "rule" and self._rule_part in sign[1]:
-                    self._rule_part = ""
-                    self._resolve(now)
+                expected = self._wanted.pop(sign, None)
+                if expected is not None:
+                    expected.missing.discard(sign)
+                    if not expected.missing:
+                        self._resolve(expected, now)
+                elif self._rule is not None and sign[0] == "rule" and self._rule_part in sign[1]:
+                    expected, self._rule = self._rule, None
+                    self._resolve(expected, now)
 
-    def _resolve(self, now: float) -> None:
-        if self._done is not None:
-            done, self._done = self._done, None
-            self._loop.call_soon_threadsafe(_set_moment, done, now)
+    def _resolve(self, expected: _Expected, now: float) -> None:
+        self._loop.call_soon_threadsafe(_set_moment, expected.moment, now)
 
 
 def _set_moment(future: asyncio.Future[float], now: float) -> None:

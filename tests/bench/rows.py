@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench import arena as arenas
-from tests.bench import cni, floor, world
+from tests.bench import churn, cni, floor, world
 from tests.bench.arena import Arena
 from tests.bench.figures import Figure, quantile, summarize
 from tests.bench.observer import Observer, Sign, signs_of_endpoint, signs_of_removal
@@ -27,7 +27,7 @@ _PROBE_RATE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run and how much. rows: numbers of the table in the product contract, and `memory`, `idle`, `cni`.
+    """What to run and how much. rows: numbers of the table in the product contract, and names of the others.
 
     changes: timed changes per figure. cold_starts, restarts: how often. idle_s: how long nothing happens.
     """
@@ -41,6 +41,7 @@ class Plan:
     cold_starts: int = 3
     restarts: int = 3
     idle_s: float = 60.0
+    churn_s: float = 60.0
     profile: Path | None = None
     is_on_disk: bool = False
 
@@ -50,7 +51,7 @@ Say = Callable[[str], None]
 
 async def run(plan: Plan, say: Say, figures: list[Figure]) -> None:
     """The figures of the wanted rows are in `figures`; those measured before something failed are there too."""
-    if plan.rows & {"1", "4", "5", "6", "memory", "idle"}:
+    if plan.rows & {"1", "4", "5", "6", "memory", "idle", "churn"}:
         figures += await _run_main(plan, say)
     if "2" in plan.rows:
         figures.append(await _run_growth(plan, say))
@@ -60,7 +61,7 @@ async def run(plan: Plan, say: Say, figures: list[Figure]) -> None:
         figures += await cni.run(plan.sizes, plan.changes, say, is_on_disk=plan.is_on_disk)
 
 
-# --- Rows 1, 4, 5, 6, memory and idle: one world ---
+# --- Rows 1, 4, 5, 6, memory, idle and churn: one world ---
 
 
 async def _run_main(plan: Plan, say: Say) -> list[Figure]:
@@ -81,6 +82,10 @@ async def _run_main(plan: Plan, say: Say) -> list[Figure]:
             shared, own = await _time_endpoints(arena, plan, say)
         if "4" in plan.rows:
             policy_s = await _time_policies(arena, plan)
+        if "churn" in plan.rows:
+            first = sizes.local
+            figures += await churn.run(arena, range(first + 2, first + sizes.spare), plan.churn_s)
+            say("churn done")
         if "6" in plan.rows:
             figures += await _time_restarts(arena, plan, say)
         if "idle" in plan.rows:
