@@ -60,18 +60,25 @@ _NS = 1_000_000_000
 _BUFFER_LIMIT_NS = 0xFFFFFFFF  # the kernel keeps no more, about four seconds
 _LATENCY_S = 0.025
 _ETHERNET = 1  # link layer
+_RATE_LEAST_BYTES = 2_500
+_BURST_LEAST_BYTES = 10 * 1024
 _PEAK_BURST_LEAST_BYTES = 64 * 1024
 _QUEUE_LEAST_BYTES = 48 * 1024  # at slow rates: what a connection has under way at its start, and some
 
 
 def make_shaper(bandwidth: Bandwidth) -> Shaper:
-    """Returns the shaper for a bandwidth. Bursts longer than four seconds of their rate are cut to that."""
-    rate = max(1, bandwidth.rate_bits // 8)
+    """Returns the shaper for a bandwidth.
+
+    Bursts longer than four seconds of their rate are cut to that. A bucket that holds no whole frame would let no whole
+    frame pass, so burst and rate have a least value: 10 KiB, and 20 kbit/s, at which they last for four seconds.
+    """
+    rate = max(_RATE_LEAST_BYTES, bandwidth.rate_bits // 8)
+    burst = max(_BURST_LEAST_BYTES, bandwidth.burst_bytes)
     waiting = max(int(rate * _LATENCY_S), _QUEUE_LEAST_BYTES)
-    limit = min(waiting + bandwidth.burst_bytes, 0xFFFFFFFF)
-    peak = bandwidth.peak_bits // 8
+    limit = min(waiting + burst, 0xFFFFFFFF)
+    peak = bandwidth.peak_bits // 8 if bandwidth.peak_bits // 8 > rate else 0
     peak_burst = _ticks(max(bandwidth.least_bytes, _PEAK_BURST_LEAST_BYTES), peak) if peak else 0
-    return Shaper(rate, _ticks(bandwidth.burst_bytes, rate), limit, peak, peak_burst)
+    return Shaper(rate, _ticks(burst, rate), limit, peak, peak_burst)
 
 
 def render_shaper(link: int, shaper: Shaper) -> bytes:
