@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.fv.test_host_traffic import restart
 from tests.support.fv import Fleet
 
 pytestmark = pytest.mark.fv
@@ -138,3 +139,42 @@ def test_untracked_policy_lets_packets_pass_that_connection_tracking_never_sees(
         tracked += fleet.h1.run(["conntrack", "-L", "-p", "udp", "-f", "ipv6"]).stdout
         assert "dport=81 " in tracked
         assert "dport=80 " not in tracked
+
+
+def test_agent_that_starts_anew_finds_its_host_endpoints_and_writes_nothing(fleet: Fleet) -> None:
+    policies = """
+{kind: GlobalNetworkPolicy, name: default.before, spec: {selector: role == 'edge', applyOnForward: true, preDNAT: true,
+ types: [Ingress], ingress: [{action: Deny, protocol: TCP, destination: {ports: [80, '85:87']}}]}}
+---
+{kind: GlobalNetworkPolicy, name: default.raw, spec: {selector: role == 'edge', applyOnForward: true, doNotTrack: true,
+ types: [Ingress], ingress: [{action: Deny, protocol: UDP, destination: {ports: [82]}}]}}"""
+    by_address = HEP.replace("interfaceName: eth0", f"expectedIPs: [{fleet.h1.ipv4}]")
+    with fleet.stored(by_address), fleet.stored(policies):
+        fleet.check_packets(FAILSAFES, ("outside tcp 86 to h1", "outside udp 82 to h1", "outside tcp 80 to near"))
+        restart(fleet, {})
+        assert fleet.metric(fleet.h1, 'felix_kernel_writes_total{family="nft"}') == 0
+        fleet.check_packets(FAILSAFES, ("outside tcp 86 to h1", "outside udp 82 to h1", "outside tcp 80 to near"))
+
+
+def test_failsafes_are_those_of_the_settings(fleet: Fleet) -> None:
+    own = "tcp:2379,tcp:179,tcp:10.0.0.254/32:77,tcp:192.0.2.0/24:78"
+    try:
+        restart(fleet, {"FELIX_FAILSAFEINBOUNDHOSTPORTS": own})
+        with fleet.stored(HEP):
+            fleet.check_packets(
+                ("4 outside tcp 77 to h1", "outside tcp 2379 to h1", "h1 udp 53 to outside"),
+                ("6 outside tcp 77 to h1", "outside tcp 78 to h1", "outside tcp 22 to h1", "4 h2 tcp 77 to h1"),
+            )
+    finally:
+        restart(fleet, {})
+
+
+def test_chains_of_host_endpoints_that_somebody_changes_are_mended(fleet: Fleet) -> None:
+    def has(kind: str, name: str, text: str) -> bool:
+        return text in fleet.h1.run(["nft", "list", kind, "inet", "felix", name]).stdout
+
+    with fleet.stored(HEP):
+        for change in ("flush chain inet felix host-input", "delete element inet felix to-host { eth0 }"):
+            fleet.h1.run(["nft", change])
+            fleet.wait(lambda: has("chain", "host-input", "vmap") and has("map", "to-host", "eth0"), "the mending")
+        fleet.check_packets(FAILSAFES, TO_HOST)
