@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from felix.calc.desired import CompiledPolicy, DesiredDelta, LocalEndpoint, PortMember, SetRef
+from felix.calc.desired import CompiledPolicy, DesiredDelta, LocalEndpoint, LocalHostEndpoint, PortMember, SetRef
 from felix.model.keys import ResourceKey
 from felix.model.net import Net
 
@@ -21,6 +21,7 @@ class DesiredMirror:
     port_sets: dict[str, set[PortMember]] = field(default_factory=dict)
     policies: dict[ResourceKey, CompiledPolicy] = field(default_factory=dict)
     endpoints: dict[ResourceKey, LocalEndpoint] = field(default_factory=dict)
+    host_endpoints: dict[ResourceKey, LocalHostEndpoint] = field(default_factory=dict)
     blocks: set[Net] = field(default_factory=set)
     nets: dict[str, set[Net]] = field(default_factory=dict)
 
@@ -34,6 +35,9 @@ class DesiredMirror:
         for key, endpoint in delta.endpoints.items():
             assert endpoint != self.endpoints.get(key), f"{key} was told without a change"
             _put(self.endpoints, key, endpoint)
+        for key, host_endpoint in delta.host_endpoints.items():
+            assert host_endpoint != self.host_endpoints.get(key), f"{key} was told without a change"
+            _put(self.host_endpoints, key, host_endpoint)
         for block, wanted in delta.blocks.items():
             assert bool(wanted) != (block in self.blocks), f"{block} was told without a change"
             self.blocks ^= {block}
@@ -91,13 +95,16 @@ class DesiredMirror:
 
     def _check_references(self) -> None:
         named: set[ResourceKey] = set()
-        for endpoint in self.endpoints.values():
-            for stack in (endpoint.ingress, endpoint.egress):
-                named.update(stack.profiles)
-                for tier in stack.tiers:
-                    assert tier.policies, f"{endpoint.key} has the empty tier {tier.name}"
-                    assert set(tier.policies) <= self.policies.keys(), f"{endpoint.key} names an unknown policy"
-                    named.update(tier.policies)
+        stacks = [(one.key, stack) for one in self.endpoints.values() for stack in (one.ingress, one.egress)]
+        stacks += [
+            (one.key, stack) for one in self.host_endpoints.values() for stack in one.stacks if stack is not None
+        ]
+        for key, stack in stacks:
+            named.update(stack.profiles)
+            for tier in (*stack.tiers, *stack.untracked, *stack.pre_dnat):
+                assert tier.policies, f"{key} has the empty tier {tier.name}"
+                assert set(tier.policies) <= self.policies.keys(), f"{key} names an unknown policy"
+                named.update(tier.policies)
         assert self.policies.keys() <= named, f"unused: {self.policies.keys() - named}"
         used: set[str] = set()
         for key, policy in self.policies.items():
