@@ -608,6 +608,8 @@ def _driver_config(settings: Settings) -> DriverConfig:
             allows_vxlan=settings.allow_vxlan_packets_from_workloads,
             allows_ipip=settings.allow_ipip_packets_from_workloads,
             vxlan_port=settings.vxlan_port,
+            allows_spoofing=settings.workload_source_spoofing == "Any",
+            checks_macs=settings.checks_workload_macs,
             failsafes_in=_failsafes(settings.failsafe_inbound_host_ports),
             failsafes_out=_failsafes(settings.failsafe_outbound_host_ports),
             nat=NatConfig(
@@ -623,7 +625,9 @@ def _driver_config(settings: Settings) -> DriverConfig:
             priority4=settings.ipv4_normal_route_priority, priority6=settings.ipv6_normal_route_priority
         ),
         links=LinkConfig(
-            has_host_forwarding=settings.ip_forwarding == "Enabled", has_ipv6=settings.ipv6_support and has_ipv6()
+            has_host_forwarding=settings.ip_forwarding == "Enabled",
+            has_ipv6=settings.ipv6_support and has_ipv6(),
+            allows_spoofing=settings.workload_source_spoofing == "Any",
         ),
         revokes=settings.revokes_connections,
     )

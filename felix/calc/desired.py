@@ -195,6 +195,7 @@ class LocalEndpoint:
     addresses: single addresses (/32, /128) that are this endpoint's alone, in the order of its record; may be empty.
     mac: lower-case, colon separated, or None: then no permanent neighbour is written.
     revision: etcd mod revision of the record. floating: external addresses that are this endpoint's alone.
+    spoofed: prefixes that it may send from besides, if the host allows that at all.
     """
 
     key: ResourceKey
@@ -206,6 +207,7 @@ class LocalEndpoint:
     revision: int
     floating: tuple[FloatingAddress, ...] = ()
     limits: Limits | None = None
+    spoofed: tuple[Net, ...] = ()
 
     @property
     def routed(self) -> tuple[Net, ...]:

@@ -36,6 +36,7 @@ class EndpointSpec(NamedTuple):
     problems: tuple[Problem, ...] = ()
     floating: tuple[FloatingAddress, ...] = ()
     limits: Limits | None = None
+    spoofed: tuple[Net, ...] = ()
 
 
 class LocalEndpoints:
@@ -145,6 +146,7 @@ class LocalEndpoints:
             revision=spec.revision,
             floating=tuple(one for one in spec.floating if self._is_floating(key, one)),
             limits=spec.limits,
+            spoofed=spec.spoofed,
         )
 
     def _find_lost_claims(self, key: ResourceKey, spec: EndpointSpec) -> Iterable[Problem]:

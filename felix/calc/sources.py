@@ -93,9 +93,10 @@ def read_endpoint(key: ResourceKey, record: WorkloadEndpoint, read: NetsRead, re
     labels, profiles = endpoint_labels(record), record.spec.profiles
     floating, found = _read_floating(key, record, read.nets)
     limits, more = read_limits(key, record.spec.qos_controls)
-    problems += (*found, *more)
+    spoofed = read_nets(key, "spec.allowSpoofedSourcePrefixes", record.spec.allow_spoofed_source_prefixes)
+    problems += (*found, *more, *spoofed.problems)
     return EndpointSpec(
-        interface, read.nets, mac or None, labels, profiles, revision, tuple(problems), floating, limits
+        interface, read.nets, mac or None, labels, profiles, revision, tuple(problems), floating, limits, spoofed.nets
     )
 
 

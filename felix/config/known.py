@@ -30,7 +30,7 @@ REASONS = (
         """LogDebugFilenameRegex LogSeveritySys PrometheusMetricsCAFile
         PrometheusMetricsCertFile PrometheusMetricsClientAuth PrometheusMetricsKeyFile OpenstackRegion
         DeviceRouteSourceAddress DeviceRouteSourceAddressIPv6 IPv4ElevatedRoutePriority IPv6ElevatedRoutePriority
-        LiveMigrationRouteConvergenceTime RouteSource WorkloadSourceSpoofing MTUIfacePattern RequireMTUFile
+        LiveMigrationRouteConvergenceTime RouteSource MTUIfacePattern RequireMTUFile
         InterfaceExclude NftablesFilterAllowAction NftablesMangleAllowAction""",
     ),
     Reason("it is for OpenStack", "MetadataAddr MetadataPort"),

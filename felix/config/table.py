@@ -201,6 +201,26 @@ class Settings:
             "Whether packets that connection tracking calls invalid are judged by policy instead of dropped.",
         ),
     ] = False
+    workload_source_spoofing: Annotated[
+        str,
+        About(
+            "WorkloadSourceSpoofing",
+            "Dataplane",
+            choice("Any", "Disabled"),
+            "Whether workload endpoints may send from the prefixes in their allowSpoofedSourcePrefixes.",
+        ),
+    ] = "Disabled"
+    checks_workload_macs: Annotated[
+        bool,
+        About(
+            "CheckWorkloadMACs",
+            "Dataplane",
+            readers.BOOL,
+            "Whether packets of a workload endpoint that names its MAC are dropped when they have another one.",
+            yaml_name="checkWorkloadMACs",
+            is_own=True,
+        ),
+    ] = False
     revokes_connections: Annotated[
         bool,
         About(

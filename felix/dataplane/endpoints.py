@@ -134,8 +134,8 @@ class EndpointBoard:
         return was_down and is_without_route and not self._is_refused(key, endpoint)
 
     def _find_shortfall(self, endpoint: LocalEndpoint) -> str:
-        """Returns which of the endpoint's limits the kernel cannot keep: it is connected all the same."""
-        if endpoint.limits is None:
+        """Returns what of the endpoint's wishes is not kept, as its limits: it is connected all the same."""
+        if endpoint.limits is None and not endpoint.spoofed:
             return ""
         found = (self._nft.find_shortfall(endpoint), self._qdiscs.find_shortfall(endpoint.interface))
         return "; ".join(filter(None, found))

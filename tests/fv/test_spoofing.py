@@ -18,6 +18,7 @@ from tests.support.frames import (
     make_icmpv6,
     make_packet,
     send_arp_claim,
+    send_arp_request,
     send_frame,
     send_packet,
 )
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.fv
 ALL_NODES = "ff02::1"
 ALL_NODES_MAC = bytes.fromhex("333300000001")
 LINK_LOCAL = "fe80::bad"
+LINK_LOCAL_OF_HOST = "fe80::ecee:eeff:feee:eeee"
 FOREIGN = ("192.168.1.12", "192.168.2.20", "192.168.1.63", "10.0.0.1", "10.0.0.254", "8.8.8.8", "127.0.0.1", "0.0.0.0")
 FOREIGN6 = ("fd00:192:168::1:c", "fd00:192:168::2:14", "fd00:10::1", "2001:db8::1", LINK_LOCAL, "::1", "::")
 
@@ -107,6 +109,54 @@ def test_workload_that_claims_the_address_of_another_gets_none_of_its_packets(fl
     assert fleet.is_open("guest tcp 80 to outside")
     assert fleet.h1.run(["ip", "neigh", "show", "nud", "permanent"]).stdout == before
     assert "0b:ad" not in fleet.h1.run(["ip", "neigh", "show", "dev", "eth0"]).stdout
+
+
+def test_host_learns_no_address_that_is_not_the_workloads_by_arp_or_nd(fleet: Fleet) -> None:
+    client = fleet.sites["client"].place
+    foreign = [f"10.77.0.{last}" for last in range(1, 40)] + ["10.0.0.254", fleet.sites["near"].ipv4]
+    for sender in foreign:
+        for target in ("169.254.1.1", fleet.h1.ipv4, fleet.sites["near"].ipv4):
+            send_arp_request(client, sender, target)
+        send_arp_claim(client, sender, bytes.fromhex("020000000bad"))
+    source_option = b"\x01\x01" + bytes.fromhex("020000000bad")
+    for last in range(1, 10):
+        for target in (LINK_LOCAL_OF_HOST, fleet.sites["near"].ipv6):
+            # Neighbour solicitation of an address, with the sender's link-layer address
+            solicitation = bytes(4) + _packed(target) + source_option
+            send_icmpv6(client, f"fd00:77::{last}", ALL_NODES, 135, solicitation)
+            send_icmpv6(client, f"fd00:77::{last}", target, 135, solicitation)
+
+    assert fleet.is_open("tcp 80 to near")  # all frames before it have been seen
+    known = fleet.h1.run(["ip", "neigh", "show"]).stdout
+    assert [line for line in known.splitlines() if "10.77.0." in line or "fd00:77:" in line] == []
+    interface = fleet.lab.workloads["client"].interface
+    on_it = fleet.h1.run(["ip", "-4", "neigh", "show", "dev", interface]).stdout.split("\n")
+    assert {line.split()[0] for line in on_it if line} <= {fleet.sites["client"].ipv4}
+
+
+def test_prefixes_that_an_endpoint_may_send_from_and_macs_count_when_settings_say_so(fleet: Fleet) -> None:
+    client, near = fleet.sites["client"], fleet.sites["near"]
+    spoofed = {4: "10.99.0.7", 6: "fd00:99::7"}
+    fleet.restart_agent({"FELIX_WORKLOADSOURCESPOOFING": "Any", "FELIX_CHECKWORKLOADMACS": "true"})
+    try:
+        with fleet.changed("client", allowSpoofedSourcePrefixes=["10.99.0.0/24", "fd00:99::/64"]):
+            for version, source in spoofed.items():
+                target = near.address(version)
+                assert is_arriving(client.place, source, near.place, target, OPEN_S)
+                assert not is_arriving(client.place, source.replace("99", "98"), near.place, target, SHUT_S)
+                assert is_arriving(client.place, client.address(version), near.place, target, OPEN_S)
+        assert not is_arriving(client.place, spoofed[4], near.place, near.ipv4, SHUT_S)
+        mac = client.place.run(["cat", "/sys/class/net/eth0/address"]).stdout.strip()
+        client.place.configure("link set eth0 address 02:00:00:00:0b:ad")
+        try:
+            assert not is_arriving(client.place, client.ipv4, near.place, near.ipv4, SHUT_S)
+        finally:
+            client.place.configure(f"link set eth0 address {mac}")
+    finally:
+        fleet.restart_agent({})
+    with fleet.changed("client", allowSpoofedSourcePrefixes=["10.99.0.0/24"]):
+        assert not is_arriving(client.place, spoofed[4], near.place, near.ipv4, SHUT_S)
+        assert "WorkloadSourceSpoofing" in fleet.endpoint_status("client")[1]
 
 
 def read_routes(fleet: Fleet) -> str:

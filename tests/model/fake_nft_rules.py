@@ -350,7 +350,17 @@ class _Parser:
         else:
             self._conditions.append(lambda passing, _: (get_name(passing) == name) is not is_negated)
 
+    def _mac(self) -> None:
+        """Whether the frame has another MAC than it should: packets here come without frames, and as they should."""
+        self._expect("saddr")
+        self._expect("!=")
+        self._sets.append(self._take()[1:])
+        self._conditions.append(lambda passing, sets: False)
+
     def _source(self, get_name: Callable[[Passing], str]) -> None:
+        if self._is_next("ether"):
+            self._mac()
+            return
         version = _FAMILIES[self._take()]
         self._expect("saddr")
         is_negated = self._is_next("!=")

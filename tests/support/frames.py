@@ -64,6 +64,16 @@ def send_arp_claim(place: Place, address: str, mac: bytes) -> None:
     send_frame(place, _ARP, body)
 
 
+def send_arp_request(place: Place, sender: str, target: str) -> None:
+    """The workload has asked its host for `target`, in the name of `sender`."""
+    ends = [ipaddress.ip_address(address).packed for address in (sender, target)]
+    with place.call(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) as probe:
+        probe.bind(("eth0", 0))
+        mac: bytes = probe.getsockname()[4]
+    body = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + mac + ends[0] + bytes(6) + ends[1]
+    send_frame(place, _ARP, body, b"\xff" * 6)
+
+
 def is_arriving(sender: Place, source: str, receiver: Place, target: str, timeout_s: float) -> bool:
     """Returns whether a packet of `sender` that says it comes from `source` reaches `receiver`."""
     mark = os.urandom(16)

@@ -232,7 +232,11 @@ class LinkPlan:
         if link is not None:
             is_wanted = endpoint is not None and link.is_up and is_safe_name(name)
             self._reason_by_link.pop(link.index, None)
-            self._want_settings(link.index, render_settings(self.config, link.index, name) if is_wanted else None)
+            settings = None
+            if is_wanted and endpoint is not None:
+                is_spoofing = self.config.allows_spoofing and bool(endpoint.spoofed)
+                settings = render_settings(self.config, link.index, name, is_spoofing=is_spoofing)
+            self._want_settings(link.index, settings)
             self._want_neighbours(link.index, endpoint if is_wanted else None)
         if endpoint is not None:
             self._note_state(endpoint.key, link)

@@ -34,18 +34,21 @@ def is_safe_name(name: str) -> bool:
     return name not in _RESERVED_NAMES and _SAFE_NAME.fullmatch(name) is not None
 
 
-def render_settings(config: LinkConfig, index: int, name: str) -> Settings:
+def render_settings(config: LinkConfig, index: int, name: str, *, is_spoofing: bool = False) -> Settings:
     """Returns what a workload interface needs; `name` must be safe.
 
     proxy_delay comes before proxy_arp: with the default delay the first packet waits up to half a second.
-    rp_filter, route_localnet and proxy_ndp are left as they are: spoofing is stopped by our rules, workloads have no
-    business with 127.0.0.0/8, and the IPv6 gateway is the link-local address of the host's end. That address skips
-    duplicate detection (accept_dad): nobody else can have it on a point-to-point link, and detection takes a second.
+    rp_filter is a second gate behind our rules, and the only one that ARP passes: without it a workload can fill the
+    host's table of neighbours with addresses of its choice. is_spoofing: the endpoint may send from others' addresses.
+    route_localnet and proxy_ndp are left as they are: workloads have no business with 127.0.0.0/8, and the IPv6 gateway
+    is the link-local address of the host's end. That address skips duplicate detection (accept_dad): nobody else can
+    have it on a point-to-point link, and detection takes a second.
     """
     ipv4 = (
         Sysctl(f"net/ipv4/neigh/{name}/proxy_delay", "0"),
         Sysctl(f"net/ipv4/conf/{name}/proxy_arp", "1"),
         Sysctl(f"net/ipv4/conf/{name}/forwarding", "1"),
+        Sysctl(f"net/ipv4/conf/{name}/rp_filter", "0" if is_spoofing else "1"),
     )
     ipv6 = (
         Sysctl(f"net/ipv6/conf/{name}/accept_ra", "0"),

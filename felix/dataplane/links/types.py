@@ -20,11 +20,13 @@ class LinkConfig:
     has_host_forwarding: whether the switches for forwarding of the whole host are ours to turn on.
     has_ipv6: whether workloads have IPv6: this kernel has it, and Ipv6Support is on.
     protocol: marks our permanent neighbours; others are not removed.
+    allows_spoofing: whether endpoints may send from the prefixes that they name besides their addresses.
     """
 
     has_host_forwarding: bool = True
     has_ipv6: bool = True
     protocol: int = 80
+    allows_spoofing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from felix.dataplane.nft.sources import render_gate, render_jump, render_mac_check, source_shapes
 from felix.dataplane.nft.stack import DENIED_COUNTER, ENCAPSULATED_COUNTER
 from felix.dataplane.nft.statements import REJECT_CHAIN
 from felix.dataplane.nft.types import DenyAction, ElementShape, Lines, NftConfig, ObjectName, ToHostAction
@@ -55,10 +56,10 @@ def declare(shape: ElementShape) -> Lines:
     return (type_line, "flags interval") if shape.is_range else (type_line,)
 
 
-def base_objects() -> dict[ObjectName, Lines]:
+def base_objects(config: NftConfig) -> dict[ObjectName, Lines]:
     """Returns the counters, sets and maps that base chains refer to."""
     objects: dict[ObjectName, Lines] = {ObjectName("counter", name): () for name in COUNTERS}
-    for name, shape in DISPATCH_SHAPES.items():
+    for name, shape in (DISPATCH_SHAPES | source_shapes(config)).items():
         objects[ObjectName("map" if shape.is_map else "set", name)] = declare(shape)
     return objects
 
@@ -71,8 +72,10 @@ def base_chains(config: NftConfig) -> dict[str, Lines]:
     reject: dict[str, Lines] = {REJECT_CHAIN: ("reject",)} if config.deny is DenyAction.REJECT else {}
     return {
         **reject,
+        **render_gate(config),
         "gate-source": (
             f"iifname != @{CLAIMED} {drop('unclaimed')}",
+            *render_mac_check(config, drop("spoofed")),
             f"{_ADVERTISING} {drop('advertised')}",
             f"{_ANSWERING_DHCP} {drop('advertised')}",
             f"iifname . ip saddr @{SOURCES4} accept",
@@ -81,6 +84,7 @@ def base_chains(config: NftConfig) -> dict[str, Lines]:
             f"{_ASKING_DHCP6} accept",
             f"ip6 saddr fe80::/10 {_DISCOVERY} accept",
             f"ip6 saddr :: {_DUPLICATE_DETECTION} accept",
+            *render_jump(config),
             drop("spoofed"),
         ),
         "gate-from": (f"iifname vmap @{FROM_WORKLOAD}", drop("unclaimed")),

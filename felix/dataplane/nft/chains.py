@@ -93,6 +93,16 @@ class ChainBook:
                     del self._stacks_by_policy[key]
             self._stale[stack] = None
 
+    def want_apart(self, chain: str, lines: Lines) -> None:
+        """A chain that belongs to no stack is wanted with these lines; refused, it only drops."""
+        self._want(chain, lines)
+
+    def drop_apart(self, chain: str) -> None:
+        """That chain is not wanted."""
+        if self._refused.pop(chain, None) is not None:
+            self.refusals_version += 1
+        self._tracker.drop_desired(chain)
+
     def settle(self) -> None:
         """Wanted chains are those of the stacks and policies told; call it after a group of changes."""
         for stack in self._stale:

@@ -57,6 +57,7 @@ KEY_BYTES = {
     ElementShape.NAME: NAME_BYTES,
     ElementShape.NAME_IPV4: NAME_BYTES + 4,
     ElementShape.NAME_IPV6: NAME_BYTES + 16,
+    ElementShape.NAME_MAC: NAME_BYTES + 8,
     ElementShape.NAME_CHAIN: NAME_BYTES,
     ElementShape.IPV4_IPV4: 4,
     ElementShape.IPV6_IPV6: 16,

@@ -130,6 +130,16 @@ def _render_range(version: int, first: int, last: int) -> str:
     return f"{render_address(version, first)}-{render_address(version, last)}"
 
 
+def render_sources(nets: Iterable[Net]) -> Iterator[str]:
+    """Yields one text per family that matches packets from one of the nets."""
+    for version in (4, 6):
+        ranges = _cover(_net_ranges(version, nets))
+        if ranges == [(0, _LAST[version])]:
+            yield _FAMILY[version]
+        elif ranges:
+            yield f"{_ADDRESS_WORD[version]} saddr {_render_addresses(version, ranges)}"
+
+
 def render_address(version: int, value: int) -> str:
     """Returns an address as the C library prints it: embedded IPv4 addresses stay readable."""
     if version == 6 and (0x10000 <= value <= 0xFFFFFFFF or value >> 32 == 0xFFFF):

@@ -70,6 +70,11 @@ def port_set(set_id: str, shape: ElementShape) -> str:
     return f"{_ADDRESS_PREFIX[shape]}-{_plain(name)}-{_digest(set_id)}"
 
 
+def source_chain(interface: str) -> str:
+    """Returns the name of the chain of what an interface may send under addresses that are not its own."""
+    return f"sources-{_plain(interface)}-{_digest(interface)}"
+
+
 def limit_chain(map_: str, interface: str) -> str:
     """Returns the name of the chain that one map of limits leads an interface's packets to."""
     return f"{map_}-{_plain(interface)}-{_digest(interface)}"

@@ -31,6 +31,7 @@ from felix.dataplane.nft.limits import LIMIT_MAPS
 from felix.dataplane.nft.members import MemberBook
 from felix.dataplane.nft.names import EGRESS, INGRESS, stack_chain
 from felix.dataplane.nft.ports import PortSets
+from felix.dataplane.nft.sources import SOURCE_SHAPES, source_chains, source_elements, source_shapes
 from felix.dataplane.nft.types import (
     ApplyResult,
     CleanupPlan,
@@ -48,7 +49,7 @@ from felix.policy.packet import Packet
 from felix.reconcile.delta import DeltaTracker
 
 _HOOK = "type "
-_LED_SHAPES = {**DISPATCH_SHAPES, **LIMIT_MAPS, **HOST_SHAPES}
+_LED_SHAPES = {**DISPATCH_SHAPES, **SOURCE_SHAPES, **LIMIT_MAPS, **HOST_SHAPES}
 """Whatever leads packets to chains, which therefore have to be there before."""
 
 
@@ -77,9 +78,9 @@ class NftPlan:
         self._problems_version = 0
         self._rebuilds = False
         self._is_guarding = False
-        for name, lines in base_objects().items():
+        for name, lines in base_objects(config).items():
             self._objects.set_desired(name, lines)
-        for set_, shape in DISPATCH_SHAPES.items():
+        for set_, shape in (DISPATCH_SHAPES | source_shapes(config)).items():
             self._members.open_set(set_, shape)
         self._extras.settle()
 
@@ -196,7 +197,7 @@ class NftPlan:
 
     def plan_fill(self) -> FillPlan:
         """Returns the first step: missing or wrong base chains and declarations, and elements of address sets."""
-        base = base_objects()
+        base = base_objects(self._config)
         pending = list(self._objects.pending_updates())
         counters = tuple(name.name for name, _ in pending if self._counters.is_counter(name))
         others = [(name, lines) for name, lines in pending if not self._counters.is_counter(name)]
@@ -226,7 +227,7 @@ class NftPlan:
         return any(not self.is_host_enforced(interface) for interface in self._hosts.closed) or any(
             self._members.is_believed(set_, element)
             for key in self._suspended
-            for set_, element, _ in _dispatch(self._endpoints[key])
+            for set_, element, _ in _dispatch(self._config, self._endpoints[key])
         )
 
     def plan_cleanup(self) -> CleanupPlan:
@@ -317,7 +318,10 @@ class NftPlan:
 
     def find_shortfall(self, endpoint: LocalEndpoint) -> str:
         """Returns which limits of an endpoint the kernel does not have, and why; empty when all is well."""
-        return self._extras.find_shortfall(endpoint)
+        refused = ""
+        if endpoint.spoofed and not self._config.allows_spoofing:
+            refused = "allowSpoofedSourcePrefixes count for nothing unless WorkloadSourceSpoofing is Any"
+        return "; ".join(filter(None, (refused, self._extras.find_shortfall(endpoint))))
 
     @property
     def shortfalls(self) -> Mapping[str, str]:
@@ -379,7 +383,7 @@ class NftPlan:
         believed, desired = self._chains.tracker.believed, self._chains.tracker.desired
         stacks = (stack_chain(INGRESS, endpoint.ingress), stack_chain(EGRESS, endpoint.egress))
         return all(believed.get(chain) == desired[chain] for chain in stacks) and all(
-            self._members.is_there(set_, element) for set_, element, _ in _dispatch(endpoint)
+            self._members.is_there(set_, element) for set_, element, _ in _dispatch(self._config, endpoint)
         )
 
     def is_host_enforced(self, interface: str) -> bool:
@@ -402,7 +406,9 @@ class NftPlan:
             self._problems_version += 1
             return
         self._key_by_interface[name_key(endpoint.interface)] = key
-        for set_, element, chain in _dispatch(endpoint):
+        for chain, lines in source_chains(self._config, endpoint).items():
+            self._chains.want_apart(chain, lines)
+        for set_, element, chain in _dispatch(self._config, endpoint):
             self._members.want(set_, element, chain)
         self._extras.claim(endpoint)
 
@@ -419,6 +425,8 @@ class NftPlan:
         if not self._why_unusable(endpoint):
             self._key_by_interface.pop(name_key(endpoint.interface), None)
             self._undispatch(endpoint)
+            for chain in source_chains(self._config, endpoint):
+                self._chains.drop_apart(chain)
             self._extras.release(endpoint)
 
     def _suspend(self, key: ResourceKey, reason: str) -> None:
@@ -432,7 +440,7 @@ class NftPlan:
         self._problems_version += 1
 
     def _undispatch(self, endpoint: LocalEndpoint) -> None:
-        for set_, element, _ in _dispatch(endpoint):
+        for set_, element, _ in _dispatch(self._config, endpoint):
             self._members.drop(set_, element)
 
     def _why_unusable(self, endpoint: LocalEndpoint) -> str:
@@ -447,7 +455,7 @@ class NftPlan:
         return ""
 
 
-def _dispatch(endpoint: LocalEndpoint) -> list[tuple[str, bytes, str]]:
+def _dispatch(config: NftConfig, endpoint: LocalEndpoint) -> list[tuple[str, bytes, str]]:
     """Returns set, key and chain of every element that opens the endpoint."""
     name = name_key(endpoint.interface)
     elements = [
@@ -457,7 +465,7 @@ def _dispatch(endpoint: LocalEndpoint) -> list[tuple[str, bytes, str]]:
     ]
     for net in endpoint.addresses:
         elements.append((SOURCES4 if net.version == 4 else SOURCES6, name + net.packed, ""))
-    return elements
+    return elements + source_elements(config, endpoint)
 
 
 def _hook_of(lines: Lines) -> str:

@@ -90,6 +90,7 @@ class NftConfig:
         direction, from the first on, have a counter of their own.
     allows_vxlan, allows_ipip: whether workloads may send packets in packets; vxlan_port: FELIX_VXLANPORT.
     failsafes_in, failsafes_out: what host endpoints never stop, FELIX_FAILSAFEINBOUNDHOSTPORTS and …OUTBOUND….
+    allows_spoofing: FELIX_WORKLOADSOURCESPOOFING is Any. checks_macs: whether packets need their endpoint's MAC.
     nat: how addresses are translated. flood: how many connections a source may open.
     """
 
@@ -106,6 +107,8 @@ class NftConfig:
     vxlan_port: int = 4789
     failsafes_in: tuple[Failsafe, ...] = FAILSAFES_IN
     failsafes_out: tuple[Failsafe, ...] = FAILSAFES_OUT
+    allows_spoofing: bool = False
+    checks_macs: bool = False
     nat: NatConfig = field(default_factory=NatConfig)
     flood: FloodConfig = field(default_factory=FloodConfig)
 
@@ -133,6 +136,7 @@ class ElementShape(enum.Enum):
     NAME = "ifname"
     NAME_IPV4 = "ifname . ipv4_addr"
     NAME_IPV6 = "ifname . ipv6_addr"
+    NAME_MAC = "ifname . ether_addr"
     NAME_CHAIN = "ifname : verdict"
     IPV4_IPV4 = "ipv4_addr : ipv4_addr"
     IPV6_IPV6 = "ipv6_addr : ipv6_addr"

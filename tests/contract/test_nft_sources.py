@@ -1,0 +1,100 @@
+"""What workloads may send under other addresses, and with which MAC, on the fake nf_tables and on the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from felix.calc.desired import DesiredDelta, LocalEndpoint
+from felix.dataplane.nft.apply import NftWorker, apply_teardown
+from felix.dataplane.nft.plan import NftPlan
+from felix.dataplane.nft.read import read_table
+from felix.dataplane.nft.sources import ALLOWED, MAC_CHECKED, MACS
+from felix.dataplane.nft.types import KernelTable, NftConfig, NftPort
+from felix.model.net import parse_net
+from tests.model.fake_nft import FakeNft
+from tests.model.namespaces import enter_private_network
+from tests.model.nft_worlds import drive
+from tests.support.desired import local_endpoint
+
+Run = Callable[[Callable[[NftPort], None]], None]
+CONFIG = NftConfig(allows_spoofing=True, checks_macs=True)
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[NftWorker]:
+    worker = NftWorker(enter_private_network)
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.fv)])
+def run(request: pytest.FixtureRequest) -> Run:
+    if request.param == "fake":
+        return lambda body: body(FakeNft())
+    real: NftWorker = request.getfixturevalue("worker")
+
+    def run_real(body: Callable[[NftPort], None]) -> None:
+        real.call_blocking(apply_teardown)
+        real.call_blocking(body)
+
+    return run_real
+
+
+def spoofing(*texts: str) -> LocalEndpoint:
+    plain = local_endpoint("a", "calia", "10.1.0.1", mac="02:00:00:00:00:0a")
+    return replace(plain, spoofed=tuple(parse_net(text) for text in texts))
+
+
+def settle(port: NftPort, plan: NftPlan, *endpoints: LocalEndpoint, gone: LocalEndpoint | None = None) -> KernelTable:
+    delta = DesiredDelta()
+    delta.endpoints.update({one.key: one for one in endpoints})
+    if gone is not None:
+        delta.endpoints[gone.key] = None
+    plan.on_delta(delta)
+    for result in drive(port, plan):
+        assert not result.error
+        assert not result.closed
+        assert not result.refused
+    assert plan.is_settled
+    table = read_table(port)
+    plan.replace_believed(table)
+    assert plan.is_settled
+    return table
+
+
+def find_lines(table: KernelTable) -> list[str]:
+    return [line for name, lines in table.chains.items() if name.startswith("sources-") for line in lines]
+
+
+def test_prefixes_and_mac_are_read_as_written_and_go_with_their_endpoint(run: Run) -> None:
+    one, other = spoofing("10.9.0.0/16", "10.9.1.1", "fd09::/64"), local_endpoint("b", "calib", "10.1.0.2")
+
+    def body(port: NftPort) -> None:
+        plan = NftPlan(CONFIG)
+        plan.replace_believed(read_table(port))
+        before = settle(port, plan)
+        table = settle(port, plan, one, other)
+        assert find_lines(table) == ["ip saddr 10.9.0.0/16 accept", "ip6 saddr fd09::/64 accept"]
+        assert [len(table.elements[name]) for name in (ALLOWED, MACS, MAC_CHECKED)] == [1, 1, 1]
+        table = settle(port, plan, spoofing("0.0.0.0/0", "10.8.0.0/31"))
+        assert find_lines(table) == ["meta nfproto 2 accept"]
+        assert not find_lines(settle(port, plan, spoofing()))
+        settle(port, plan, one, gone=other)
+        assert settle(port, plan, gone=one) == before
+
+    run(body)
+
+
+def test_without_the_settings_nothing_of_it_is_in_the_table_and_the_endpoint_says_so(run: Run) -> None:
+    def body(port: NftPort) -> None:
+        plan = NftPlan(NftConfig())
+        plan.replace_believed(read_table(port))
+        table = settle(port, plan, spoofing("10.9.0.0/16"))
+        assert not find_lines(table)
+        assert not {ALLOWED, MACS, MAC_CHECKED} & table.elements.keys()
+        assert "WorkloadSourceSpoofing" in plan.find_shortfall(spoofing("10.9.0.0/16"))
+
+    run(body)
