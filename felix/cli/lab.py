@@ -14,6 +14,7 @@ import msgspec
 from felix.cli import lab_mesos
 from felix.cli.cni_check import fill_parser
 from felix.errors import DataError
+from felix.lab.demo.report import paint
 from felix.lab.demo.run import MASTER_PORT, PAGE_PORT, Demo, Options
 from felix.lab.describe import describe, print_status
 from felix.lab.lab import Lab, check_root
@@ -239,7 +240,8 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _tell(text: str) -> None:
-    print(text, flush=True)
+    is_coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print(paint(text) if is_coloured else text, flush=True)
 
 
 def _down(arguments: argparse.Namespace) -> int:

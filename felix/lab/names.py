@@ -19,6 +19,7 @@ FABRIC_V4 = parse_net("10.0.0.0/24")
 FABRIC_V6 = parse_net("fd00:10::/64")
 FABRIC_ADDRESS_V4 = "10.0.0.254"
 FABRIC_ADDRESS_V6 = "fd00:10::fe"
+RESOLVER_V4 = "169.254.1.53"  # the name server of each host, for its containers; never leaves the host
 GATEWAY_V4 = "169.254.1.1"
 GATEWAY_V6 = "fe80::ecee:eeff:feee:eeee"  # the link-local address that a host end's MAC address gives
 HOST_END_MAC = "ee:ee:ee:ee:ee:ee"

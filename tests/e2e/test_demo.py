@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -84,7 +85,7 @@ def test_demo_shows_every_cell_as_it_must_be_also_on_its_page_and_leaves_nothing
                 if line.startswith("The page"):
                     page = line.split()[-1]
                 if line.startswith("All of it stays up"):
-                    picture = look_at(page, tmp_path / "chromium")
+                    picture = look_at(page, name, tmp_path / "chromium")
                     demo.send_signal(signal.SIGINT)
             demo.wait()
         finally:
@@ -101,8 +102,8 @@ def test_demo_shows_every_cell_as_it_must_be_also_on_its_page_and_leaves_nothing
         "2": (82, 3),
         "mixed": (20, 2),
         "3": (108, 5),
-        "custom": (92, 4),
-        "move": (92, 5),
+        "custom": (92, 6),
+        "move": (92, 6),
         "names": (0, 6),
         "teardown": (0, 15),
     }
@@ -111,8 +112,19 @@ def test_demo_shows_every_cell_as_it_must_be_also_on_its_page_and_leaves_nothing
     assert not Lab(name).directory.exists()
 
 
-def look_at(page: str, folder: Path) -> Path:
-    """A reader of the page sees all three stages, and that everything is as expected; returns a picture."""
+def apply_profile(name: str, document: Mapping[str, object]) -> None:
+    """An operator has changed a profile of the lab."""
+    words = ["lab", "exec", "--name", name, "fabric", "--", "felix", "apply", "-f", "-"]
+    subprocess.run([sys.executable, "-m", "felix", *words], input=json.dumps(document), text=True, check=True)
+
+
+def look_at(page: str, name: str, folder: Path) -> Path:
+    """A reader sees all three stages, that everything is as expected, and a policy's change; returns a picture."""
+    original = Lab(name).store.list_prefix("/calico/resources/v3/projectcalico.org/profiles/star-1")
+    (profile,) = (one for key, one in original.items() if key.endswith("/star-1"))
+    spec = profile["spec"]
+    assert isinstance(spec, dict)
+    document = {**profile, "metadata": {"name": "star-1"}}
     with running_browser(ThisMachine(), folder) as browser:
         browser.open(page)
         browser.prefer("light", motion="reduce")
@@ -120,6 +132,18 @@ def look_at(page: str, folder: Path) -> Path:
         browser.wait("document.querySelectorAll('.edge.blocked').length === 8")
         browser.wait("document.getElementById('tile-expected').textContent.trim() === '26 of 26'")
         picture = browser.keep_picture("demo", 1400, 900, scale=0.75)
+        only_collectors = {
+            "action": "Allow",
+            "source": {"selector": "has(group.felix/star-1) && has(group.felix/star-2)"},
+        }
+        apply_profile(name, {**document, "spec": {**spec, "ingress": [only_collectors]}})
+        shut_s = browser.wait("document.querySelectorAll('.edge.blocked').length === 10")
+        changes = browser.run("return document.getElementById('changes').innerText")
+        assert "3 isolated A to 3 isolated B blocked" in " ".join(str(changes).split())
+        browser.keep_picture("demo-changed", 1400, 900)
+        apply_profile(name, document)
+        open_s = browser.wait("document.querySelectorAll('.edge.blocked').length === 8")
+        print(f"the page showed that star-1 was shut after {shut_s:.2f} s, and open again after {open_s:.2f} s")
         assert browser.read_console() == []
     return picture
 

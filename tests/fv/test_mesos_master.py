@@ -27,7 +27,7 @@ from tests.support.mesos import PlugIn, remains
 
 pytestmark = pytest.mark.fv
 
-RESOLV_CONF = "# Written by the simulated agent of Mesos.\nnameserver 10.0.0.1\noptions timeout:1 attempts:3\n"
+RESOLV_CONF = "# Written by the simulated agent of Mesos.\nnameserver 169.254.1.53\noptions timeout:1 attempts:3\n"
 SERVER = "exec python3 -m http.server 8000"
 
 
@@ -169,7 +169,7 @@ async def test_container_has_a_resolv_conf_of_its_own_and_nobody_else_has(scene:
     await scene.change("PUT", "/v2/groups/g", {"apps": [app("one")]})
     container = scene.master.cluster.find("g/one")
     place = scene.master.cluster.place_of(container)
-    assert "nameserver 10.0.0.1\n" in place.run(["cat", "/etc/resolv.conf"]).stdout
+    assert "nameserver 169.254.1.53\n" in place.run(["cat", "/etc/resolv.conf"]).stdout
     assert read_settings_of_the_machine() == before
 
 

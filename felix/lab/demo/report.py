@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from felix.lab.demo.expected import Expected, Pair
 
+_COLOURS = (
+    (re.compile(r"(?m)(?<=^  )ok(?=: )|\b(\d+) of \1 as expected"), 32),
+    (re.compile(r"NOT as expected|\b[a-z-]+!"), 31),
+    (re.compile(r"\A\n[^\n]+\Z"), 1),
+)
 TCP, ICMP, PAGE = "TCP", "ICMP", "page"
 
 
@@ -110,9 +116,10 @@ class Report:
 
 
 def render_cells(cells: Sequence[Cell]) -> Iterator[str]:
-    """Yields lines: a row per source, a column per target, what was expected beside each way to try it.
+    """Yields lines: a row per source, a column per target, what was expected beside what was seen, and in which ways.
 
-    `!` is behind what is not as expected. Ways of which something else is expected are below each other.
+    `!` is behind what is not as expected. Ways that saw something else are beside each other, ways of which something
+    else is expected are below each other.
     """
     by_way: dict[str, dict[Pair, Cell]] = {}
     for cell in cells:
@@ -123,10 +130,23 @@ def render_cells(cells: Sequence[Cell]) -> Iterator[str]:
         same = [way for way in left if all(wanted.get(pair) is cell.expected for pair, cell in by_way[way].items())]
         left = [way for way in left if way not in same]
         halves = [_render_half("expected", {pair: _word(value) for pair, value in wanted.items()})]
-        for way in same:
-            halves.append(_render_half(way, {pair: _describe(cell) for pair, cell in by_way[way].items()}))
+        for title, words in _join(by_way, same).items():
+            halves.append(_render_half(title, words))
         for parts in zip_longest(*halves, fillvalue=""):
             yield "  ".join(parts).rstrip()
+
+
+def _join(by_way: Mapping[str, Mapping[Pair, Cell]], ways: Sequence[str]) -> dict[str, dict[Pair, str]]:
+    """Returns what was seen, by the ways in which that was seen: those that never disagree are one."""
+    joined: dict[str, dict[Pair, str]] = {}
+    for way in ways:
+        words = {pair: _describe(cell) for pair, cell in by_way[way].items()}
+        same = next((one for one, other in joined.items() if all(other.get(p, w) == w for p, w in words.items())), "")
+        if same:
+            joined[f"{same}, {way}"] = joined.pop(same) | words
+        else:
+            joined[way] = words
+    return joined
 
 
 def _render_half(title: str, words: Mapping[Pair, str]) -> list[str]:
@@ -154,6 +174,13 @@ def render_wrong(chapter: Chapter) -> Iterator[str]:
             yield f"NOT as expected: {one.source} should {wanted} {one.target} by {one.by}, seen: {one.outcome}"
         else:
             yield f"NOT as expected: {one.text}{f': {one.seen}' if one.seen else ''}"
+
+
+def paint(text: str) -> str:
+    """Returns the text with colours, for a terminal: what is right, what is wrong, and titles."""
+    for pattern, colour in _COLOURS:
+        text = pattern.sub(f"\033[{colour}m\\g<0>\033[0m", text)
+    return text
 
 
 def make_cells(expected: Expected, by: str, outcomes: dict[Pair, str]) -> list[Cell]:

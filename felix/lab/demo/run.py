@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
 
@@ -49,9 +50,7 @@ class Demo:
         try:
             async with _watch_signals() as ended, World(self._lab, self._say, *self._ports) as world:
                 self.report.page = world.page
-                self._say(
-                    f"\nThe page, live, all stages: {world.page}\nThe simulated Mesos:        {world.master_page}"
-                )
+                self._say(_WHERE.format(page=world.page, master=world.master_page))
                 await _do_unless(ended, self._show(world))
                 self.report.seconds = time.monotonic() - started
                 if self._options.keep:
@@ -64,6 +63,8 @@ class Demo:
         end.checks += leaks.check_machine(self._lab, before, records)
         self._add(end)
         self._say(f"\n{summarise(self.report)}")
+        if not self._options.keep:
+            self._say(_NEXT.format(felix=find_own_command(), option=name_option(self._lab.name)))
         return self.report
 
     @property
@@ -125,7 +126,10 @@ def _describe(chapter: Chapter) -> Iterator[str]:
     yield from render_checks(chapter.checks)
     yield from render_wrong(chapter)
     right = len(chapter.cells) + len(chapter.checks) - len(chapter.wrong)
-    yield f"{right} of {right + len(chapter.wrong)} as expected, {chapter.seconds:.1f} s"
+    ways = Counter(cell.by for cell in chapter.cells)
+    tried = "".join(f"{count} by {way}, " for way, count in ways.items())
+    shown = f" ({tried}{len(chapter.checks)} others)" if tried else ""
+    yield f"{right} of {right + len(chapter.wrong)} as expected{shown}, {chapter.seconds:.1f} s"
 
 
 @contextlib.asynccontextmanager
@@ -154,6 +158,18 @@ async def _do_unless(ended: asyncio.Event, work: Coroutine[None, None, None]) ->
             task.cancel()
         await asyncio.gather(working, waiting, return_exceptions=True)
 
+
+_WHERE = """
+The page, live, all stages: {page}
+The simulated Mesos:        {master}
+
+Each table has sources as rows and targets as columns: on the left whom they must reach, on the right whom they did,
+by TCP, by ICMP, and as the page says (which knows of probes only). What is not as expected has a `!`.
+Each target is tried from its `own host`, too, from the `other host`, and from `outside`, where no Felix is."""
+
+_NEXT = """
+To have all of it stay up, with its page: {felix} lab demo --keep{option}, or make demo KEEP=1
+What it shows, and how: docs/star.md"""
 
 _LOOK_AROUND = """
 All of it stays up until Ctrl-C. Look at {page}, or in another terminal:

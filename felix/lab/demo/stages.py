@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import socket
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -15,11 +16,13 @@ from functools import partial
 from felix.lab.demo import expected as tables
 from felix.lab.demo.expected import COLLECT, OUTSIDE, PROBES, Expected, rename, without_rows
 from felix.lab.demo.report import ICMP, TCP, Cell, Chapter, Check
-from felix.lab.demo.trying import try_tcp
+from felix.lab.demo.trying import ask_on, fetch, try_tcp
 from felix.lab.demo.world import FILES, PROBE_PORT, World
 from felix.lab.marathon import load_document
 from felix.lab.mesos.types import Container
+from felix.lab.names import RESOLVER_V4
 from felix.lab.place import Place
+from felix.lab.probe import echo
 
 BEFORE, SHARED, ISOLATED = "star-before", "star", "star-iso"
 TITLE_BY_GROUP = {
@@ -27,6 +30,7 @@ TITLE_BY_GROUP = {
     SHARED: "2 public",
     ISOLATED: "3 isolated",
 }
+HTTP_PORT = 8123
 _FREE_PORT = 7777  # nothing says that it is used; inside a group it is open
 
 
@@ -98,10 +102,24 @@ async def run_narrowed(world: World) -> Chapter:
         return chapter
     original = await asyncio.to_thread(world.read_resource, "profile", "star-1")
     source, target = world.place(running["A"]), world.target(running["B"])
-    world.say("  $ felix apply -f demo/star-1-narrow.yaml")
-    await asyncio.to_thread(world.felix, "apply", "-f", str(FILES / "star-1-narrow.yaml"))
-    elapsed_s = await world.tries.wait_icmp(source, target.address, is_open=False)
-    chapter.checks.append(_check_prompt("ping from A to B has stopped", elapsed_s))
+    target.place.listen(_FREE_PORT)
+    with (
+        await asyncio.to_thread(source.open, target.address, _FREE_PORT, "tcp", 5.0) as forbidden,
+        await asyncio.to_thread(source.open, target.address, PROBE_PORT, "tcp", 5.0) as allowed,
+    ):
+        await asyncio.to_thread(echo, forbidden, 5.0)
+        world.say("  $ felix apply -f demo/star-1-narrow.yaml")
+        await asyncio.to_thread(world.felix, "apply", "-f", str(FILES / "star-1-narrow.yaml"))
+        stopped_s, cut_s = await asyncio.gather(
+            world.tries.wait_icmp(source, target.address, is_open=False), asyncio.to_thread(_wait_cut, forbidden)
+        )
+        answer = await asyncio.to_thread(ask_on, allowed, 5.0)
+    target.place.close_listeners()
+    chapter.checks += [
+        _check_prompt("ping from A to B has stopped", stopped_s),
+        _check_prompt(f"a connection from A to B that was open, to port {_FREE_PORT}, is cut", cut_s),
+        Check(f"one to port {PROBE_PORT} goes on", answer == "ok", answer),
+    ]
     with_stage_2 = _fit(world, tables.ISOLATED)
     await _measure(world, chapter, ISOLATED, with_stage_2, _fit(world, tables.ISOLATED_NARROW_PING))
     chapter.checks.append(await _check_graph(world, running[COLLECT], 4, 4))
@@ -128,20 +146,23 @@ async def run_moved(world: World) -> Chapter:
     spec["profiles"] = ["star-1" if one == "star-2" else one for one in spec["profiles"]]
     world.say(f"  $ felix apply -f -     # the endpoint of D, with profiles: {', '.join(spec['profiles'])}")
     source, target = world.place(running["A"]), world.target(running["D"])
-    await asyncio.to_thread(world.felix, "apply", "-f", "-", stdin=json.dumps(endpoint))
-    elapsed_s = await world.tries.wait_icmp(source, target.address, is_open=True)
-    chapter.checks.append(_check_prompt("A reaches D", elapsed_s))
     expected = _fit(world, tables.ISOLATED_MOVED)
     await asyncio.to_thread(world.show, ISOLATED, _urls(ISOLATED), TITLE_BY_GROUP[ISOLATED], expected)
+    await asyncio.to_thread(world.felix, "apply", "-f", "-", stdin=json.dumps(endpoint))
+    elapsed_s, seen_s = await asyncio.gather(
+        world.tries.wait_icmp(source, target.address, is_open=True), _time_page(world, expected)
+    )
+    chapter.checks += [_check_prompt("A reaches D", elapsed_s), _check_prompt("the page shows it", seen_s)]
     await _measure(world, chapter, ISOLATED, expected)
     chapter.checks.append(await _check_graph(world, running[COLLECT], 4, 6))
-    await asyncio.to_thread(world.felix, "apply", "-f", "-", stdin=json.dumps(original))
-    elapsed_s = await world.tries.wait_icmp(source, target.address, is_open=False)
     await asyncio.to_thread(world.show, ISOLATED, _urls(ISOLATED), TITLE_BY_GROUP[ISOLATED], tables.ISOLATED)
-    again = await world.settle(ISOLATED, tables.ISOLATED)
+    await asyncio.to_thread(world.felix, "apply", "-f", "-", stdin=json.dumps(original))
+    elapsed_s, seen_s = await asyncio.gather(
+        world.tries.wait_icmp(source, target.address, is_open=False), _time_page(world, tables.ISOLATED)
+    )
     chapter.checks += [
         _check_prompt("D is back in star-2, A does not reach it", elapsed_s),
-        Check("the page shows stage 3 as it was", all(cell.is_right for cell in again)),
+        _check_prompt("the page shows stage 3 as it was", seen_s),
         Check("nothing was started again", world.life(ISOLATED) == before),
     ]
     return chapter
@@ -168,8 +189,10 @@ async def run_lookups(world: World) -> Chapter:
         chapter.checks.append(Check(f"{service} SRV is {address}:{port}, says {host.name}", is_right, seen))
     asker = world.container("page/collect")
     if asker is not None:
-        found_inside = await _resolve(world, asker, name)
-        chapter.checks.append(Check("a container resolves it with glibc", found_inside == address, found_inside))
+        answers = await _ask_inside(world, asker, name)
+        text = f"a container's glibc, dig and HTTP say the same, asking {RESOLVER_V4} of its host"
+        shown = ", ".join(f"{way} {found}" for way, found in answers.items())
+        chapter.checks.append(Check(text, set(answers.values()) == {address}, shown))
     outcome = await asyncio.to_thread(_retry_tcp, world.lab.fabric, address, port)
     chapter.checks.append(Check(f"{address}:{port} answers from outside", outcome == "ok", outcome))
     return chapter
@@ -298,6 +321,37 @@ async def _resolve(world: World, container: Container, name: str) -> str:
     place = world.place(container)
     done = await asyncio.to_thread(partial(place.run, ["getent", "ahostsv4", name], check=False))
     return done.stdout.split()[0] if done.stdout.split() else ""
+
+
+async def _ask_inside(world: World, container: Container, name: str) -> dict[str, str]:
+    """Returns the address of a name as a container hears it: by glibc, by dig, by HTTP."""
+    place = world.place(container)
+    dug = await asyncio.to_thread(partial(place.run, ["dig", "+short", "+time=1", "+tries=3", name], check=False))
+    told = await asyncio.to_thread(fetch, place, RESOLVER_V4, HTTP_PORT, f"/v1/hosts/{name}")
+    return {
+        "glibc": await _resolve(world, container, name),
+        "dig": " ".join(dug.stdout.split()),
+        "HTTP": " ".join(str(one.get("ip")) for one in told) if isinstance(told, list) else "",
+    }
+
+
+async def _time_page(world: World, expected: Expected) -> float | None:
+    """Returns the seconds until the page's own data are as expected; None when they never were."""
+    started = time.monotonic()
+    cells = await world.settle(ISOLATED, expected)
+    return time.monotonic() - started if all(cell.is_right for cell in cells) else None
+
+
+def _wait_cut(connection: socket.socket) -> float | None:
+    """Returns the seconds until nothing comes back on a connection any more; None when something always does."""
+    started = time.monotonic()
+    while (elapsed_s := time.monotonic() - started) < 10.0:
+        try:
+            echo(connection, 1.0)
+        except OSError:
+            return elapsed_s
+        time.sleep(0.01)
+    return None
 
 
 def _retry_tcp(place: Place, address: str, port: int) -> str:

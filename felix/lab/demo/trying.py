@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import socket
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -34,15 +35,27 @@ class Target:
 def try_tcp(place: Place, address: str, port: int, timeout_s: float) -> str:
     """Returns what became of a connection: `ok` if whatever listens there answered, as any HTTP server does."""
     try:
-        with place.open(address, port, "tcp", timeout_s) as connection:
-            connection.sendall(b"GET /status HTTP/1.0\r\nHost: demo\r\nConnection: close\r\n\r\n")
-            return "ok" if connection.recv(16) else "reset"
+        connection = place.open(address, port, "tcp", timeout_s)
     except TimeoutError:
         return "timeout"
     except ConnectionRefusedError:
         return "refused"
     except OSError:
         return "unreachable"
+    with connection:
+        return ask_on(connection, timeout_s)
+
+
+def ask_on(connection: socket.socket, timeout_s: float) -> str:
+    """Returns what became of a question on an open connection: `ok` if whatever listens there answered."""
+    connection.settimeout(timeout_s)
+    try:
+        connection.sendall(b"GET /status HTTP/1.0\r\nHost: demo\r\nConnection: close\r\n\r\n")
+        return "ok" if connection.recv(16) else "reset"
+    except TimeoutError:
+        return "timeout"
+    except OSError:
+        return "reset"
 
 
 def fetch(place: Place, address: str, port: int, path: str, timeout_s: float = 5.0) -> object:
@@ -101,13 +114,13 @@ class Tries:
         return make_cells(expected, by, dict(zip(expected, outcomes, strict=True)))
 
     async def wait_icmp(self, source: Place, address: str, *, is_open: bool, timeout_s: float = 10.0) -> float | None:
-        """Returns the seconds until a ping does, or does not, get through; None when that never came."""
+        """Returns the seconds until a ping got through, or one was sent that did not; None when that never came."""
         loop = asyncio.get_running_loop()
         started = time.monotonic()
-        while time.monotonic() - started < timeout_s:
+        while (sent_s := time.monotonic() - started) < timeout_s:
             result = await loop.run_in_executor(
                 self._pool, lambda: source.connect(address, protocol="icmp", timeout_s=0.3)
             )
             if result.ok == is_open:
-                return time.monotonic() - started
+                return time.monotonic() - started if is_open else sent_s
         return None

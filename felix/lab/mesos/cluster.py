@@ -51,7 +51,7 @@ class Settings:
     """How agents work. door: by which plug-ins new containers get a network; empty: as the last time.
 
     ipam, virtualizer: the net-modules plug-ins. cni_config_dir, cni_plugins_dir: of Mesos' agent, made if not given.
-    has_dns: new containers ask their host for names, on port 53; otherwise whomever the machine asks.
+    has_dns: new containers ask their host for names, at a link-local address; otherwise whomever the machine asks.
     """
 
     door: str = ""
@@ -116,7 +116,7 @@ class MesosCluster:
             limits=self._settings.limits,
             on_update=self._on_update,
             faults=self._faults,
-            resolver=host.ipv4 if self._settings.has_dns else "",
+            resolver=names.RESOLVER_V4 if self._settings.has_dns else "",
         )
 
     @property

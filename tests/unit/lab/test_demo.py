@@ -12,7 +12,19 @@ from felix.__main__ import main
 from felix.errors import DataError
 from felix.lab.demo import expected as tables
 from felix.lab.demo.expected import COLLECT, OTHER_HOST, OUTSIDE, OWN_HOST, PROBES, Expected, Pair
-from felix.lab.demo.report import ICMP, TCP, Cell, Chapter, Check, Report, make_cells, render_cells, render_wrong
+from felix.lab.demo.report import (
+    ICMP,
+    PAGE,
+    TCP,
+    Cell,
+    Chapter,
+    Check,
+    Report,
+    make_cells,
+    paint,
+    render_cells,
+    render_wrong,
+)
 from felix.lab.demo.run import Demo
 
 FOLDER = Path(__file__).parents[3] / "demo"
@@ -110,11 +122,20 @@ def test_tables_are_beside_each_other_and_mark_what_is_wrong() -> None:
     table = {("A", "B"): True, ("B", "A"): False}
     cells = make_cells(table, TCP, {("A", "B"): "ok", ("B", "A"): "ok"})
     cells += make_cells(table, ICMP, {("A", "B"): "ok", ("B", "A"): "timeout"})
+    cells += make_cells({("A", "B"): True}, PAGE, {("A", "B"): "ok"})
     assert list(render_cells(cells)) == [
-        "expected A  B     TCP A   B     ICMP A  B",
-        "A        -  yes   A   -   yes   A    -  yes",
-        "B        no -     B   ok! -     B    no -",
+        "expected A  B     ICMP A  B     TCP, page A   B",
+        "A        -  yes   A    -  yes   A         -   yes",
+        "B        no -     B    no -     B         ok! -",
     ]
+
+
+def test_colours_mark_what_is_right_and_wrong_and_titles_and_nothing_else() -> None:
+    assert paint("\nTitle: 1") == "\033[1m\nTitle: 1\033[0m"
+    assert paint("  ok: all run: ok") == "  \033[32mok\033[0m: all run: ok"
+    assert paint("  3 of 3 as expected, 1 s") == "  \033[32m3 of 3 as expected\033[0m, 1 s"
+    assert paint("  2 of 3 as expected, 1 s") == "  2 of 3 as expected, 1 s"
+    assert paint("A no  timeout!  yes") == "A no  \033[31mtimeout!\033[0m  yes"
 
 
 @pytest.mark.parametrize(("outcome", "code"), [("ok", 0), ("timeout", 1)])
