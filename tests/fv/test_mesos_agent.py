@@ -92,10 +92,10 @@ async def test_task_when_run_has_network_before_it_starts_and_ends_clean(scene: 
         assert scene.updates[0].addresses == ("10.9.0.1",)
         assert mesos.place_of(container).connect(scene.lab.hosts[0].ipv4, protocol="icmp").ok
         assert scene.lab.hosts[0].connect("10.9.0.1", protocol="icmp").ok
-        async with asyncio.timeout(10):
-            while len((output := mesos.agent("h1").output(container)).splitlines()) < 2:
-                await asyncio.sleep(0.01)
+        agent = mesos.agent("h1")
+        await asyncio.to_thread(wait_until, lambda: len(agent.output(container).splitlines()) == 2, 10.0, "its words")
         await end(mesos, container)
+        output = agent.output(container)
 
     assert "10.9.0.1/32" in output
     assert output.splitlines()[-1] == "10.9.0.1"
