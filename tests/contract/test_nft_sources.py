@@ -88,6 +88,21 @@ def test_prefixes_and_mac_are_read_as_written_and_go_with_their_endpoint(run: Ru
     run(body)
 
 
+def test_endpoint_on_another_interface_takes_its_prefixes_along_and_leaves_none_behind(run: Run) -> None:
+    one = spoofing("10.9.0.0/16")
+
+    def body(port: NftPort) -> None:
+        plan = NftPlan(CONFIG)
+        plan.replace_believed(read_table(port))
+        settle(port, plan, one)
+        table = settle(port, plan, replace(one, interface="calinew"))
+        for name in (ALLOWED, MACS, MAC_CHECKED):
+            assert [key[:16].rstrip(bytes(1)) for key in table.elements[name]] == [b"calinew"]
+        assert [name for name in table.chains if name.startswith("sources-")] == [*table.elements[ALLOWED].values()]
+
+    run(body)
+
+
 def test_without_the_settings_nothing_of_it_is_in_the_table_and_the_endpoint_says_so(run: Run) -> None:
     def body(port: NftPort) -> None:
         plan = NftPlan(NftConfig())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import signal
 import socket
@@ -67,7 +68,9 @@ def opened(fleet: Fleet, *texts: str) -> Iterator[dict[str, list[Open]]]:
     with ExitStack() as stack:
         found: dict[str, list[Open]] = {}
         for text in texts:
-            assert fleet.is_open(text)
+            fleet.wait(
+                functools.partial(fleet.is_open, text), f"{text} to be open"
+            )  # what was denied before may linger
             for flow in parse_flows(text):
                 one = Open(fleet, flow)
                 stack.callback(one.close)
