@@ -170,14 +170,36 @@ def test_download_is_not_taken_up_again_by_the_server(fleet: Fleet, target: str,
         receiver.settimeout(5.0)
         assert receiver.recv(65536)
         with fleet.stored(NOBODY_FROM_CLIENT_BY_TCP):
-            receiver.settimeout(0.5)  # the server tries again after 0.2 s, 0.4 s and so on
-            deadline = time.monotonic() + CUT_S
-            with suppress(TimeoutError):
-                while receiver.recv(65536):
-                    assert time.monotonic() < deadline
-            receiver.settimeout(1.0)
-            with pytest.raises(TimeoutError):
-                receiver.recv(65536)
+            _check_it_dries_up(receiver)
+
+
+def _check_it_dries_up(receiver: socket.socket) -> None:
+    receiver.settimeout(0.5)  # the server tries again after 0.2 s, 0.4 s and so on
+    deadline = time.monotonic() + CUT_S
+    with suppress(TimeoutError):
+        while receiver.recv(65536):
+            assert time.monotonic() < deadline
+    receiver.settimeout(1.0)
+    with pytest.raises(TimeoutError):
+        receiver.recv(65536)
+
+
+def test_download_from_the_host_itself_is_not_taken_up_again_by_the_host(fleet: Fleet) -> None:
+    policy = NOBODY_FROM_CLIENT_BY_TCP.replace("role == 'server'", "color == 'green'")
+    policy = (
+        policy.replace("Ingress", "Egress")
+        .replace("ingress", "egress")
+        .replace(", source: {selector: color == 'green'}", "")
+    )
+    fleet.restart_agent({"FELIX_DEFAULTENDPOINTTOHOSTACTION": "Accept"})
+    try:
+        with pouring(fleet, "h1", 4, 8125) as receiver:
+            receiver.settimeout(5.0)
+            assert receiver.recv(65536)
+            with fleet.stored(policy):
+                _check_it_dries_up(receiver)
+    finally:
+        fleet.restart_agent({})
 
 
 def test_address_that_leaves_a_set_loses_its_connections_and_the_others_theirs_not(fleet: Fleet) -> None:

@@ -2,8 +2,8 @@
 
 The kernel takes up connections that it does not know in the middle, from either end. Policy that denies who opened a
 connection may well allow the other end to open one, and its next segment of data looks like that: the connection would
-go on, turned round. So what comes from that end is dropped unless it opens a connection. Without such connections
-there is neither set nor chain, and who was never cut pays nothing.
+go on, turned round. So what comes from that end, which may be the host itself, is dropped unless it opens a connection.
+Without such connections there is neither set nor chain, and who was never cut pays nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from felix.dataplane.nft.types import ElementShape, Lines, ObjectName
 from felix.policy.packet import Packet
 from felix.reconcile.delta import DeltaTracker
 
-CUT_CHAIN = "cut-forward"
+CUT_CHAINS = {"cut-forward": "forward", "cut-output": "output"}
+"""The chains that look for such connections, and the hook that each hangs on."""
 CUT_SHAPES = {"cut4": ElementShape.IPV4_FLOW, "cut6": ElementShape.IPV6_FLOW}
 _SET = {4: "cut4", 6: "cut6"}
 _WORD = {4: "ip", 6: "ip6"}
@@ -69,7 +70,7 @@ class CutBook:
         return has_any
 
     def settle(self) -> dict[str, Lines]:
-        """Sets that are empty do not exist; returns the chain that looks into the others, if any."""
+        """Sets that are empty do not exist; returns the chains that look into the others, if any."""
         rules = []
         for version, set_ in _SET.items():
             if not self._members.has_set(set_):
@@ -80,8 +81,12 @@ class CutBook:
             else:
                 self._members.close_set(set_)
                 self._objects.drop_desired(ObjectName("set", set_))
-        hook = f"type filter hook forward priority {_PRIORITY}; policy accept;"
-        return {CUT_CHAIN: (hook, *rules)} if rules else {}
+        if not rules:
+            return {}
+        return {
+            chain: (f"type filter hook {hook} priority {_PRIORITY}; policy accept;", *rules)
+            for chain, hook in CUT_CHAINS.items()
+        }
 
     def _add(self, set_: str, key: bytes, ends_at: float | None) -> None:
         if not self._members.has_set(set_):
