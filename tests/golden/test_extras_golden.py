@@ -23,15 +23,19 @@ from felix.calc.desired import (
     Stack,
     StackTier,
 )
+from felix.dataplane.nft.cuts import CUT_CHAIN
 from felix.dataplane.nft.extras import is_extra
 from felix.dataplane.nft.plan import NftPlan
+from felix.dataplane.nft.sources import SOURCE_SHAPES
 from felix.dataplane.nft.types import FloodConfig, KernelTable, NatConfig, NftConfig
 from felix.model.keys import ResourceKey
 from felix.model.net import parse_address, parse_net
+from felix.policy.packet import Packet
 from tests.conftest import CheckGolden
 from tests.model.fake_nft import FakeNft
 from tests.model.host_worlds import make_host_endpoint
 from tests.model.nft_worlds import drive, endpoint
+from tests.support.desired import local_endpoint
 
 
 def _nets(*texts: str) -> MemberDelta:
@@ -151,3 +155,40 @@ def test_host_endpoints_with_policies_of_all_kinds_are_as_expected(check_golden:
     for set_, chain_by_key in kernel.table.elements.items():
         lines += [f"# {set_}: {key.rstrip(bytes(1)).decode()} {chain}" for key, chain in sorted(chain_by_key.items())]
     check_golden("nft/host_endpoints.nft", "\n".join([*lines, ""]))
+
+
+def _print_chains(kernel: FakeNft, *prefixes: str) -> list[str]:
+    assert kernel.table is not None
+    chains = kernel.table.rules.items()
+    return [
+        line
+        for name, rules in chains
+        if name.startswith(prefixes)
+        for line in (f"chain {name} {{", *(f"\t{rule.line}" for rule in rules), "}")
+    ]
+
+
+def test_cut_connections_are_as_expected(check_golden: CheckGolden) -> None:
+    kernel, plan = FakeNft(), NftPlan(NftConfig())
+    plan.replace_believed(KernelTable())
+    addresses = ((4, "10.1.0.1", "10.9.0.1"), (6, "fd01::1", "fd09::1"))
+    plan.cut([Packet(v, parse_address(a).value, parse_address(b).value, 6, 80, 40000) for v, a, b in addresses], 0.0)
+    drive(kernel, plan)
+    check_golden("nft/cut.nft", "\n".join([*_print_chains(kernel, CUT_CHAIN), ""]))
+
+
+def test_sources_beyond_own_addresses_are_as_expected(check_golden: CheckGolden) -> None:
+    kernel, plan = FakeNft(), NftPlan(NftConfig(allows_spoofing=True, checks_macs=True))
+    plan.replace_believed(KernelTable())
+    nets = tuple(parse_net(text) for text in ("10.9.0.0/16", "192.0.2.7", "fd09::/64"))
+    one = replace(local_endpoint("a", "calia", "10.1.0.1", mac="02:00:00:00:00:0a"), spoofed=nets)
+    plan.on_delta(DesiredDelta(endpoints={one.key: one}))
+    drive(kernel, plan)
+    assert kernel.table is not None
+    elements = [
+        f"# {name} {key.hex()} {chain}".rstrip()
+        for name in SOURCE_SHAPES
+        for key, chain in kernel.table.elements[name].items()
+    ]
+    chains = _print_chains(kernel, "gate-source", "gate-allowed", "sources-")
+    check_golden("nft/sources.nft", "\n".join([*chains, *elements, ""]))
