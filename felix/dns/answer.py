@@ -40,6 +40,8 @@ _TYPE_BY_TEXT = {
     "PTR": dns.rdatatype.PTR,
 }
 _TEXT_BY_TYPE: dict[int, str] = {number: text for text, number in _TYPE_BY_TEXT.items()}
+ADDED_MOST = 256
+"""So many targets of services bring their addresses with them; of others they have to be asked for."""
 _REVERSE = ("in-addr.arpa", "ip6.arpa")
 
 
@@ -145,7 +147,7 @@ class Answerer:
                 if text == "SRV":
                     targets += [datum.value for datum in datums]
         if targets:
-            self._add_addresses(found, dict.fromkeys(targets))
+            self._add_addresses(found, list(dict.fromkeys(targets))[:ADDED_MOST])
 
     def _add_addresses(self, found: Sections, targets: Iterable[str]) -> None:
         for target in targets:

@@ -32,6 +32,7 @@ _SOA_REST = 20  # serial, refresh, retry, expire, minimum: the end of an SOA
 _OPT_SIZE = 11
 _SERIAL = struct.Struct("!I")
 _NUMBER = struct.Struct("!H")
+_NEVER_COMPRESSED = {dns.rdatatype.A, dns.rdatatype.AAAA, dns.rdatatype.SRV}
 _TRANSFERS = {dns.rdatatype.AXFR, dns.rdatatype.IXFR}
 
 
@@ -161,8 +162,10 @@ class Responder:
         return head + query.question + record + (self._make_opt(query) if query.has_edns else b"")
 
     def _keep(self, query: Query, manner: tuple[bool, bool, bool, int], kept: _Kept, sections: Sections) -> None:
-        if sections.names[0] != query.name or query.qtype == dns.rdatatype.ANY:
+        if sections.names[0] != query.name:
             return  # rare, and a change of the name would not find it
+        if query.qtype == dns.rdatatype.ANY and query.name == sections.origin.name:
+            return  # has an SOA that is not at its end
         if self._answerer.is_compat and query.qtype in {dns.rdatatype.SOA, dns.rdatatype.NS}:
             return
         if self._kept_count >= self._options.cache_entries:
@@ -196,7 +199,9 @@ class Responder:
     def _find_limit(self, query: Query, is_tcp: bool) -> int:
         if is_tcp:
             return TCP_LIMIT
-        return min(query.size, self._options.udp_size) if self._has_edns(query) else 512
+        # Steps, so that whoever asks with every size there is gets few renderings made.
+        wanted = query.size if self._has_edns(query) else 512
+        return max(step for step in {512, min(1232, self._options.udp_size), self._options.udp_size} if step <= wanted)
 
     def _has_edns(self, query: Query) -> bool:
         return query.has_edns and not self._answerer.is_compat
@@ -207,19 +212,21 @@ class Responder:
 
     def _render(self, query: Query, sections: Sections, limit: int) -> bytes:
         """Returns the packet, shortened to `limit` bytes: first the additional section goes, then answers."""
-        for additional in (sections.additional, []):
+        count = sum(len(rrset) for rrset in sections.answer)
+        most = _count_fitting(sections.answer, limit - 12 - len(query.question))
+        for additional in (sections.additional, []) if most == count else ():
             with contextlib.suppress(dns.exception.TooBig):
                 return self._write(query, sections, sections.answer, additional, limit)
-        count = sum(len(rrset) for rrset in sections.answer)
         fitting = self._write(query, sections, [], [], TCP_LIMIT, is_short=True)
-        low, high = 0, count - 1  # so many answers fit, so many may
+        low, high = 0, min(most, count - 1)  # so many answers fit, so many may
+        middle = high  # mostly the right one
         while low < high:
-            middle = (low + high + 1) // 2
             try:
                 fitting = self._write(query, sections, _take(sections.answer, middle), [], limit, is_short=True)
                 low = middle
             except dns.exception.TooBig:
                 high = middle - 1
+            middle = (low + high + 1) // 2
         return fitting
 
     def _write(
@@ -253,6 +260,20 @@ class Responder:
         if self._has_edns(query):
             response.use_edns(0, dns.flags.DO if query.has_do else 0, self._options.udp_size)
         return response.to_wire(max_size=limit)
+
+
+def _count_fitting(rrsets: Sequence[dns.rrset.RRset], room: int) -> int:
+    """Returns how many records of all sets together have room at best; costs no more than what fits."""
+    count = 0
+    for rrset in rrsets:
+        for rdata in rrset.items:
+            # The owner is a pointer, and only some names in data are compressed.
+            data = rdata.to_wire() if rrset.rdtype in _NEVER_COMPRESSED else b""
+            room -= 12 + len(data or b"")
+            if room < 0:
+                return count
+            count += 1
+    return count
 
 
 def _take(rrsets: Sequence[dns.rrset.RRset], count: int) -> list[dns.rrset.RRset]:
