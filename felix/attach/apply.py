@@ -358,7 +358,7 @@ def _refused(act: str, refusal: Refusal) -> FelixError:
 
 def _why_no_namespace(name: str, path: str, pid: int, error: OSError) -> str:
     if error.errno == errno.ENOTTY:
-        return f"{name} is a file, but no namespace"
+        return f"{name} is a file, but no namespace (where this agent runs, nothing is mounted on it)"
     if not path and error.errno in (errno.ENOENT, errno.ESRCH):
         return f"process {pid} does not exist (any more), so it has no network namespace"
     if error.errno == errno.ENOENT:

@@ -212,7 +212,7 @@ class AttachService:
                         await self._undo(wanted, made)
                     raise
         except TimeoutError:
-            what = f"{wanted.who} was not attached within {deadline_s:g} s"
+            what = f"{wanted.who} was not attached within {deadline_s:.3g} s"
             if made.attachment is None or self.gate.obstacle:
                 raise self._explain_delay(what) from None
             reason = self._enforcement.explain(made.attachment)

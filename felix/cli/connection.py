@@ -31,6 +31,9 @@ ETCD_USERNAME, ETCD_PASSWORD) as calicoctl does, else by the agent's FELIX_ETCDE
 else at http://127.0.0.1:2379.
 """
 
+_NO_AGENT = """
+Start it with systemctl start felix, or felix run. Of a host of a lab: felix lab exec h1 -- felix status."""
+
 T = TypeVar("T")
 
 
@@ -90,6 +93,7 @@ def ask_agent(run_dir: Path, method: str, route: str, body: object = None) -> ob
     try:
         return ask(str(run_dir / "felix.sock"), method, route, body)
     except NoAgent as error:
-        raise EnvironmentFault(str(error)) from error
+        is_absent = isinstance(error.__cause__, FileNotFoundError | ConnectionRefusedError)
+        raise EnvironmentFault(f"{error}{_NO_AGENT if is_absent else ''}") from error
     except Refused as error:
         raise EnvironmentFault(f"the agent in {run_dir} refused {route}: {error}") from error

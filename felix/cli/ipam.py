@@ -17,7 +17,7 @@ from felix.collect.apply import make_fence, put_fence, reclaim_host
 from felix.collect.read import read_endpoints
 from felix.config.exits import ExitCode
 from felix.datastore.etcd import EtcdClient
-from felix.datastore.fence import parse_fence
+from felix.datastore.fence import Fence, parse_fence
 from felix.errors import DataError
 from felix.ipam import read
 from felix.ipam.apply import Allocator
@@ -33,8 +33,10 @@ _EXAMPLES = f"""\
 examples:
   felix ipam show --show-blocks              how full pools and blocks are
   felix ipam show --ip 192.168.1.5           who holds an address
+  felix ipam show -o json                    pools with their blocks, for scripts
   felix ipam check -o report.json            what leaked or does not agree; exit code 1 if there is something
-  felix ipam release --ip 192.168.1.5        nobody holds that address any more
+  felix ipam release --ip 192.168.1.5        nobody holds that address any more; refused while an endpoint has it
+  felix ipam release --handle net1.web       nor any other of that container
   felix ipam release --from-report a.json --from-report b.json
                                              what both reports call a leak, and still is one
   felix ipam release --host h7 --force       h7 is lost: its endpoints and addresses go now; refused while it lives
@@ -96,7 +98,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "leaks of a report of felix ipam check; of several, those that all name"
     what.add_argument("--from-report", metavar="FILE", action="append", help=text)
     release.add_argument(
-        "--force", action="store_true", help="a host's even though its Node exists; never while its agent lives"
+        "--force",
+        action="store_true",
+        help="a host's even though its Node exists, never while its agent lives; addresses even though endpoints have"
+        " them",
     )
 
     configure = _add_verb(verbs, "configure", "change how addresses are given out", _configure)
@@ -108,10 +113,27 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_verb(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, act: Act
 ) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser = verbs.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=_pick_examples(name),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add_connection_options(parser)
     parser.set_defaults(func=lambda arguments: run_with_etcd(arguments, lambda client: act(client, arguments)))
     return parser
+
+
+def _pick_examples(verb: str) -> str:
+    """Returns the examples of one verb, with the lines that belong to them, and where etcd is looked for."""
+    lines, is_meant = ["examples:"], False
+    for line in _EXAMPLES.partition("\n\n")[0].splitlines()[1:]:
+        if line.startswith("  felix"):
+            is_meant = line.startswith(f"  felix ipam {verb} ")
+        if is_meant:
+            lines.append(line)
+    return "\n".join([*lines, "", CONNECTION_HELP])
 
 
 async def _show(client: EtcdClient, arguments: argparse.Namespace) -> int:
@@ -176,25 +198,62 @@ async def _release(client: EtcdClient, arguments: argparse.Namespace) -> int:
     if arguments.from_report:
         return await _release_leaks(client, allocator, arguments.from_report)
     if arguments.handle:
+        if not arguments.force:
+            await _refuse_used(client, handle=arguments.handle)
         released = await allocator.release_handle(arguments.handle)
+        if not released:
+            print(f"felix: handle {arguments.handle} holds no address", file=sys.stderr)
+            return ExitCode.FAILED
     elif arguments.host:
         released = await _release_host(client, arguments.host, is_forced=arguments.force)
     else:
         wanted = [_parse_ip(text) for text in arguments.ip]
+        if not arguments.force:
+            await _refuse_used(client, addresses=wanted)
         released = await allocator.release([Release(address) for address in wanted])
         missing = [address.address for address in wanted if address not in released]
         for text in missing:
             print(f"felix: {text} is not assigned", file=sys.stderr)
-        _print_released(released)
+        if released:
+            _print_released(released)
         return ExitCode.FAILED if missing else ExitCode.OK
     _print_released(released)
     return ExitCode.OK
 
 
+async def _refuse_used(client: EtcdClient, addresses: Sequence[Net] = (), handle: str = "") -> None:
+    """Raises DataError when an endpoint has one of these addresses, or one of the handle's: two would have it then."""
+    inventory = await read.read_inventory(client)
+    wanted = list(addresses)
+    for stored in inventory.blocks.values() if handle else ():
+        block = stored.block
+        if block is not None:
+            wanted += [
+                parse_address(block.address(ordinal)) for ordinal, holder in block.held() if holder.handle == handle
+            ]
+    for address in wanted:
+        if users := inventory.users_by_address.get(address):
+            remedy = "detach its container, or give --force; felix get workloadendpoint -A -o wide shows who has which"
+            raise DataError(f"{address.address} is in use by {', '.join(users)}: {remedy}. Nothing was released")
+
+
+async def _refuse_unknown(client: EtcdClient, host: str) -> None:
+    """Raises DataError when nothing of etcd is about the host: its name may be a slip, and its fence would stay."""
+    inventory = await read.read_inventory(client)
+    names = {*inventory.hosts, *(one.host for one in inventory.endpoints.values())}
+    names |= {key.host for key in inventory.affinities}
+    for stored in inventory.blocks.values():
+        block = stored.block
+        names |= {holder.node for _, holder in block.held()} if block is not None else set()
+    if host not in names and await client.get(Fence(host).key) is None:
+        raise DataError(f"nobody knows a host {host}: it has no Node, endpoint, block or address; see felix get node")
+
+
 async def _release_host(client: EtcdClient, host: str, *, is_forced: bool) -> list[Net]:
     """The host is given up, and has neither endpoints nor addresses; returns these. Raises DataError while it lives."""
+    await _refuse_unknown(client, host)
     if not is_forced and await client.get(format_key(ResourceKey("Node", "", host))) is not None:
-        reason = "its addresses may be in use; felix delete node it, or give --force"
+        reason = f"its addresses may be in use; felix delete node {host}, or give --force"
         raise DataError(f"there is a Node {host}: {reason}")
     endpoints = await read_endpoints(client, host)
     fence = await put_fence(client, make_fence(host, f"felix ipam release on {socket.gethostname()}", endpoints), ())

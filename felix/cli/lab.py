@@ -29,11 +29,13 @@ examples:
   felix lab up --hosts 2              two hosts with etcd, agents and BIRD
   felix lab add h1 web --profile open --label role=web --listen 80
   felix lab remove web
-  felix lab status -o json            what is there
+  felix lab status                    hosts, workloads, addresses
+  felix lab status -o json            the same, for scripts
   felix lab exec h1 -- felix status   a command on a virtual host
   felix lab exec web -- ping -c1 192.168.2.0
   felix lab exec fabric -- felix apply -f policy.yaml
   felix lab reach --port 80           who reaches whom, tried from inside all workloads
+  felix lab reach --protocol icmp -o json
   felix lab stop h1 --kill            the agent of h1, at once; what it programmed stays
   felix lab start h1                  it runs again, and is ready
   felix lab stop etcd                 the agents go on without it
@@ -46,6 +48,7 @@ examples:
   felix lab cni-check ./mine --conf mine.conf -o json
   felix lab cni-check felix-cni --host h1 --quiet
   felix lab down                      everything removed
+  felix lab down --all                of all labs
 
 Needs root. Touches nothing outside namespaces whose names start with fx-<lab>- (fx-cni. for cni-check) and
 /run/felix-lab/<lab>.
@@ -71,6 +74,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--timeout", type=float, default=20.0, metavar="S", help="how long to wait for agents (default: 20 s)"
     )
 
+    status = _add_verb(verbs, "status", "show hosts and workloads", _status)
+    status.add_argument("-o", "--output", choices=("table", "json"), default="table")
+
     add = _add_verb(verbs, "add", "add a workload to a host", _add)
     add.add_argument("host", metavar="HOST", help="h1, h2, ...")
     add.add_argument("workload", metavar="WORKLOAD", help="its name")
@@ -81,12 +87,28 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     remove = _add_verb(verbs, "remove", "remove a workload", _remove)
     remove.add_argument("workload", metavar="WORKLOAD")
 
-    status = _add_verb(verbs, "status", "show hosts and workloads", _status)
-    status.add_argument("-o", "--output", choices=("table", "json"), default="table")
-
     execute = _add_verb(verbs, "exec", "run a command on a host, in a workload or on the fabric", _exec)
     execute.add_argument("place", metavar="HOST|WORKLOAD|fabric")
     execute.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD", help="default: a shell")
+
+    reach = _add_verb(verbs, "reach", "show which workload reaches which now", _reach)
+    reach.add_argument(
+        "--port", type=_parse_port, default=9000, metavar="PORT", help="port at the target (default: 9000)"
+    )
+    reach.add_argument("--protocol", choices=PROTOCOLS, default="tcp", help="how it is tried (default: tcp)")
+    reach.add_argument(
+        "-o", "--output", choices=("table", "json"), default="table", help="json: what each family came to, by source"
+    )
+
+    stop = _add_verb(verbs, "stop", "stop the agent of a host, or etcd; the network stays as it is", _stop)
+    stop.add_argument("target", metavar="HOST|etcd", help="h1, h2, ..., or etcd")
+    stop.add_argument("--kill", action="store_true", help="with SIGKILL instead of SIGTERM")
+
+    start = _add_verb(verbs, "start", "start the agent of a host, or etcd, again, and wait until it is ready", _start)
+    start.add_argument("target", metavar="HOST|etcd", help="h1, h2, ..., or etcd")
+
+    down = _add_verb(verbs, "down", "remove a lab", _down)
+    down.add_argument("--all", action="store_true", help="all labs of this machine")
 
     demo = _add_verb(verbs, "demo", "show the stages of the Star demonstration, try every cell, and tidy up", _demo)
     demo.add_argument("--stage", type=int, choices=(1, 2, 3), default=0, help="that one alone (default: everything)")
@@ -99,22 +121,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--master-port", type=int, default=MASTER_PORT, metavar="PORT", help=f"on 127.0.0.1 (default: {MASTER_PORT})"
     )
 
-    reach = _add_verb(verbs, "reach", "show which workload reaches which now", _reach)
-    reach.add_argument("--port", type=int, default=9000, metavar="PORT", help="port at the target (default: 9000)")
-    reach.add_argument("--protocol", choices=PROTOCOLS, default="tcp", help="how it is tried (default: tcp)")
-
-    stop = _add_verb(verbs, "stop", "stop the agent of a host, or etcd; the network stays as it is", _stop)
-    stop.add_argument("target", metavar="HOST|etcd", help="h1, h2, ..., or etcd")
-    stop.add_argument("--kill", action="store_true", help="with SIGKILL instead of SIGTERM")
-
-    start = _add_verb(verbs, "start", "start the agent of a host, or etcd, again, and wait until it is ready", _start)
-    start.add_argument("target", metavar="HOST|etcd", help="h1, h2, ..., or etcd")
-
     lab_mesos.fill_parser(_add_verb(verbs, "mesos", "run applications of Marathon on simulated Mesos agents", _stop))
     fill_parser(_add_verb(verbs, "cni-check", "check a CNI plug-in against the specification", _stop))
-
-    down = _add_verb(verbs, "down", "remove a lab", _down)
-    down.add_argument("--all", action="store_true", help="all labs of this machine")
 
 
 def _add_verb(
@@ -163,7 +171,10 @@ def _add(arguments: argparse.Namespace) -> int:
 
 
 def _remove(arguments: argparse.Namespace) -> int:
-    _get_lab(arguments.name).remove_workload(arguments.workload)
+    lab = _get_lab(arguments.name)
+    was_there = arguments.workload in lab.workloads
+    lab.remove_workload(arguments.workload)
+    _say(f"workload {arguments.workload} is gone" if was_there else f"there was no workload {arguments.workload}")
     return 0
 
 
@@ -189,6 +200,12 @@ def _reach(arguments: argparse.Namespace) -> int:
     if len(workloads) < 2:
         raise DataError(f"lab {arguments.name} has {len(workloads)} workloads; add some with felix lab add")
     cells = measure(workloads, arguments.port, arguments.protocol)
+    if arguments.output == "json":
+        found: dict[str, dict[str, tuple[str, ...]]] = {name: {} for name in workloads}
+        for (source, target), outcomes in cells.items():
+            found[source][target] = outcomes
+        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+        return 0
     where = arguments.protocol.upper() + ("" if arguments.protocol == "icmp" else f" {arguments.port}")
     print(f"{where}, a row per source. no: silence. refused: it came through, and nobody listens. x/y: IPv4/IPv6\n")
     print(render_seen(list(workloads), cells))
@@ -259,6 +276,12 @@ def _get_lab(name: str) -> Lab:
     if not lab.is_up():
         raise DataError(f"lab {name!r} is not up; start it with: {find_own_command()} lab up{name_option(name)}")
     return lab
+
+
+def _parse_port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a port from 1 to 65535")
+    return int(text)
 
 
 def _parse_label(text: str) -> tuple[str, str]:

@@ -63,11 +63,16 @@ def _counters(arguments: argparse.Namespace) -> int:
     except msgspec.ValidationError as error:
         raise EnvironmentFault(f"what answers in {run_dir} is no agent that this command knows: {error}") from error
     wanted = [one for one in counts if not arguments.names or one.name in arguments.names]
+    missing = sorted(set(arguments.names) - {one.name for one in wanted})
+    for name in missing:
+        print(
+            f"felix: no policy or profile {name} is in use on this host; see: felix get np,gnp,profile", file=sys.stderr
+        )
     if arguments.output == "json":
         print(msgspec.json.format(msgspec.json.encode(wanted)).decode())
     else:
         print("\n".join(render_counts(wanted)))
-    return ExitCode.OK
+    return ExitCode.FAILED if missing else ExitCode.OK
 
 
 def render_counts(counts: Sequence[PolicyCount]) -> Iterator[str]:

@@ -98,7 +98,9 @@ class LabStore:
             response = connection.getresponse()
             body = response.read()
         except (OSError, http.client.HTTPException) as failure:
-            raise PeerError(f"the lab's etcd does not answer at {self.socket_path}: {failure}") from failure
+            raise PeerError(
+                f"the lab's etcd does not answer at {self.socket_path}: {failure}; is it stopped? felix lab start etcd"
+            ) from failure
         finally:
             connection.close()
         if response.status != http.client.OK:

@@ -140,10 +140,11 @@ def test_check_names_leaks_and_release_takes_back_what_two_reports_name(
     report = json.loads(felix("check", "-o", "-").out)
     assert [leak["ip"] for leak in report["leaks"]] == ["10.0.0.2"]
     assert felix("release", "--ip", "10.0.0.2").code == ExitCode.OK
-    assert felix("release", "--ip", "10.0.0.2") == (
+    assert felix("release", "--ip", "10.0.0.2") == (ExitCode.FAILED, "", "felix: 10.0.0.2 is not assigned\n")
+    assert felix("release", "--handle", "net.gone2") == (
         ExitCode.FAILED,
-        "Successfully released 0 address(es)\n",
-        "felix: 10.0.0.2 is not assigned\n",
+        "",
+        "felix: handle net.gone2 holds no address\n",
     )
     assert felix("check").code == ExitCode.OK
     assert felix("release", "--from-report", str(tmp_path)).code == ExitCode.BAD_DATA
@@ -199,6 +200,42 @@ def test_lost_host_loses_everything_but_only_when_its_node_is_gone(act: Callable
         check_laws({pair.key: pair.value for pair in pairs})
 
     act(look)
+
+
+@pytest.mark.parametrize("what", [("--ip", "10.0.0.0"), ("--handle", "net.c1")])
+def test_address_that_an_endpoint_has_is_released_by_force_alone(
+    what: tuple[str, str], act: Callable[[Act], None], felix: Felix
+) -> None:
+    act(fill)
+    refused = felix("release", *what)
+    assert refused.code == ExitCode.BAD_DATA
+    assert refused.err.startswith(
+        "felix: 10.0.0.0 is in use by shop/h1-cni-c1-eth0: detach its container, or give --force"
+    )
+    assert felix("show", "--ip", "10.0.0.0").code == ExitCode.OK
+    assert felix("release", *what, "--force").out == "Successfully released 1 address(es)\n  10.0.0.0\n"
+
+
+def test_host_that_nobody_knows_is_not_given_up_and_keeps_no_fence(act: Callable[[Act], None], felix: Felix) -> None:
+    act(fill)
+    refused = felix("release", "--host", "h11", "--force")
+    assert refused.code == ExitCode.BAD_DATA
+    assert refused.err.startswith("felix: nobody knows a host h11: ")
+    assert json.loads(felix("check", "-o", "json").out)["fences"] == []
+
+
+def test_help_of_a_verb_has_examples_of_that_verb_alone_and_says_where_etcd_is_looked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for verb in ("show", "check", "release", "configure"):
+        with pytest.raises(SystemExit) as left:
+            main(["ipam", verb, "--help"])
+        assert left.value.code == ExitCode.OK
+        examples, _, rest = capsys.readouterr().out.partition("examples:\n")[2].partition("\n\n")
+        commands = [line for line in examples.splitlines() if line.startswith("  felix")]
+        assert commands
+        assert all(line.startswith(f"  felix ipam {verb} ") for line in commands)
+        assert rest.startswith("etcd is found by --etcd-endpoints")
 
 
 def test_host_that_lives_is_not_given_up_even_by_force(act: Callable[[Act], None], felix: Felix) -> None:

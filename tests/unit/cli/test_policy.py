@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from felix.__main__ import main
 from felix.calc.desired import Action
 from felix.cli.policy import render_counts
+from felix.config.exits import ExitCode
 from felix.dataplane.nft.counters import Counted
 from felix.dataplane.nft.types import Count
 from felix.model.keys import ResourceKey
 from felix.obs.metrics import Metrics
+from felix.obs.serve import serve_local_api
 from felix.policy_counts import OTHERS, SERIES_LIMIT, make_counts, show_counts
 
 WEB = ResourceKey("NetworkPolicy", "blue", "default.web")
@@ -48,3 +58,21 @@ def test_counters_of_very_many_policies_are_bounded_series() -> None:
     (family,) = metrics.policy_packets.collect()
     assert len(family.samples) == SERIES_LIMIT + 1
     assert metrics.policy_packets.value(OTHERS, "", OTHERS, "ingress", "Allow") == 10
+
+
+async def test_counters_of_a_name_that_nothing_has_are_a_no_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FELIX_RUNDIR", str(tmp_path))
+
+    async def answer(_: Mapping[str, str]) -> object:
+        return msgspec.to_builtins(make_counts(COUNTED, COUNTS))
+
+    door = await serve_local_api(tmp_path / "felix.sock", {"/v1/policy-counters": answer})
+    try:
+        assert await asyncio.to_thread(main, ["policy", "counters", "open", "opne"]) == ExitCode.FAILED
+    finally:
+        await door.close()
+    said = capsys.readouterr()
+    assert "Profile(open)" in said.out
+    assert said.err == "felix: no policy or profile opne is in use on this host; see: felix get np,gnp,profile\n"

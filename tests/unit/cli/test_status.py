@@ -105,6 +105,9 @@ def test_status_command_without_agent_says_so_with_the_code_of_an_unavailable_se
     monkeypatch.setenv("FELIX_RUNDIR", str(tmp_path))
     assert main(["status"]) == ExitCode.UNAVAILABLE
     expected = f"felix: no agent answers on {tmp_path}/felix.sock (No such file or directory); is felix running?\n"
+    expected += (
+        "Start it with systemctl start felix, or felix run. Of a host of a lab: felix lab exec h1 -- felix status.\n"
+    )
     assert capsys.readouterr().err == expected
 
 

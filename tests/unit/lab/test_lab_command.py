@@ -41,6 +41,14 @@ def test_verb_without_root_says_that_it_needs_root(
     assert capsys.readouterr().err == "felix: a lab needs root, for network namespaces; try again with sudo\n"
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "web"])
+def test_port_that_cannot_be_is_refused_before_anybody_tries_it(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["lab", "reach", f"--port={port}"])
+    assert left.value.code == ExitCode.USAGE
+    assert f"'{port}': expected a port from 1 to 65535" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("number", ["0", "9999"])
 def test_number_of_hosts_that_cannot_be_is_refused_before_anything_is_done(
     number: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
