@@ -23,7 +23,7 @@ from felix.calc.desired import (
     Stack,
     StackTier,
 )
-from felix.dataplane.nft.cuts import CUT_CHAIN
+from felix.dataplane.nft.cuts import CUT_CHAINS
 from felix.dataplane.nft.extras import is_extra
 from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.sources import SOURCE_SHAPES
@@ -174,7 +174,7 @@ def test_cut_connections_are_as_expected(check_golden: CheckGolden) -> None:
     addresses = ((4, "10.1.0.1", "10.9.0.1"), (6, "fd01::1", "fd09::1"))
     plan.cut([Packet(v, parse_address(a).value, parse_address(b).value, 6, 80, 40000) for v, a, b in addresses], 0.0)
     drive(kernel, plan)
-    check_golden("nft/cut.nft", "\n".join([*_print_chains(kernel, CUT_CHAIN), ""]))
+    check_golden("nft/cut.nft", "\n".join([*_print_chains(kernel, *CUT_CHAINS), ""]))
 
 
 def test_sources_beyond_own_addresses_are_as_expected(check_golden: CheckGolden) -> None:
