@@ -288,7 +288,10 @@ async def _check_graph(world: World, collector: Container, nodes: int, edges: in
 
 
 def _check_prompt(text: str, elapsed_s: float | None) -> Check:
-    return Check(text, elapsed_s is not None, "never" if elapsed_s is None else f"after {elapsed_s * 1000:.0f} ms")
+    if elapsed_s is None:
+        return Check(text, False, "never")
+    seen = "before the command had ended" if elapsed_s < 0.0005 else f"{elapsed_s * 1000:.0f} ms after the command"
+    return Check(text, True, seen)
 
 
 def _find_endpoint(world: World, container: Container) -> dict[str, object]:
