@@ -28,6 +28,9 @@ from felix.reconcile.brake import Hold
 log = logging.getLogger(__name__)
 
 _DIRECTIONS = ("imported", "exported")
+_RULED_KINDS = frozenset(
+    {"GlobalNetworkPolicy", "NetworkPolicy", "Profile", "StagedGlobalNetworkPolicy", "StagedNetworkPolicy"}
+)
 
 
 class AgentReport:
@@ -144,6 +147,7 @@ class AgentReport:
             for key, problem in cycle.problems.items():
                 if self._dataplane_problems.get(key) != problem:
                     log.error("%s", problem)
+            self._name_refused(cycle.problems)
             self._dataplane_problems = cycle.problems
             self._count_problems("dataplane", len(cycle.problems))
         for key, report in cycle.endpoints.items():
@@ -278,6 +282,14 @@ class AgentReport:
                 self._files.drop(_file_name(identity))
         except OSError as error:
             log.warning("endpoint file of %s cannot be written: %s", key, error)
+
+    def _name_refused(self, problems: Mapping[ResourceKey, Problem]) -> None:
+        before = {key for key in self._dataplane_problems if key.kind in _RULED_KINDS}
+        now = {key for key in problems if key.kind in _RULED_KINDS}
+        for key in before - now:
+            self._metrics.refused_policies.remove(*key)
+        for key in now - before:
+            self._metrics.refused_policies.labels(*key).set(1)
 
     def _count_problems(self, kind: str, count: int) -> None:
         if self._problem_counts[kind] != count:

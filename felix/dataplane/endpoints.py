@@ -16,6 +16,7 @@ from felix.dataplane.qdiscs.plan import QdiscPlan
 from felix.dataplane.routes.plan import RoutePlan
 from felix.errors import Problem
 from felix.model.keys import ResourceKey
+from felix.policy.staged import is_staged
 
 
 class EndpointBoard:
@@ -148,7 +149,10 @@ class EndpointBoard:
         problems = dict(self._nft.problems)
         for chain, policy, endpoints in self._nft.closed_chains():
             names = ", ".join(str(key) for key in endpoints[:5]) or "no endpoint"
-            reason = f"the kernel refuses its chain {chain}, which now denies everything; closed: {names}"
+            if policy is not None and is_staged(policy.kind):
+                reason = f"the kernel refuses its chain {chain}: it is not tried and counts nothing"
+            else:
+                reason = f"the kernel refuses its chain {chain}, which now denies everything; closed: {names}"
             for key in [policy] if policy is not None else endpoints:
                 problems[key] = Problem(str(key), "", "", reason)
         for chain, reason in self._nft.shortfalls.items():

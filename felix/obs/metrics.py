@@ -123,6 +123,13 @@ class Metrics:
         self.problems = declare.gauge(
             "problems", "Objects that cannot be used or programmed now, by kind of resource or by family.", "kind"
         )
+        self.refused_policies = declare.gauge(
+            "refused_policies",
+            "Always 1; names policies and profiles whose rules the kernel refuses: but for staged ones they deny all.",
+            "kind",
+            "namespace",
+            "policy",
+        )
         self.endpoint_programming_seconds = declare.histogram(
             "endpoint_programming_seconds",
             "From the arrival of an endpoint's change to the moment the kernel enforces it.",

@@ -169,7 +169,9 @@ class World:
         return " ".join(counted.split()) + self.host.run(["tc", "-s", "qdisc", "show"]).stdout
 
     def _add(self, name: str, role: str, *, ports: bool = False) -> Workload:
-        named = [{"name": one, "protocol": "UDP", "port": port} for one, port in _PORTS.items()] if ports else []
+        named: list[Mapping[str, Json]] = [
+            {"name": one, "protocol": "UDP", "port": port} for one, port in _PORTS.items() if ports
+        ]
         return self.lab.add_workload(self.host, name, profiles=["open"], labels={"role": role}, ports=named)
 
 
@@ -200,14 +202,14 @@ def _furnish(lab: Lab, server: Workload) -> int:
     lab.apply(documents.resource("HostEndpoint", "edge", edge, labels={"role": "edge"}))
     stored = lab.store.get(server.record.key)
     assert stored is not None
-    spec = stored[0]["spec"]
-    assert isinstance(spec, dict)
+    written = stored[0]["spec"]
+    assert isinstance(written, dict)
     internals = server.ipv4, server.ipv6
     nats: list[Json] = [
         {"internalIP": internal, "externalIP": external}
         for internal, external in zip(internals, _EXTERNAL, strict=True)
     ]
-    return lab.store.put(server.record.key, {**stored[0], "spec": {**spec, "qosControls": _LIMITS, "ipNATs": nats}})
+    return lab.store.put(server.record.key, {**stored[0], "spec": {**written, "qosControls": _LIMITS, "ipNATs": nats}})
 
 
 def test_restarts_with_every_feature_in_use_write_nothing_and_lose_nothing(lab: Lab, tmp_path: Path) -> None:
