@@ -23,18 +23,19 @@ HELP_BY_COMMAND = {
     "policy": "what policies do on this host: counters",
     "ipam": "addresses: who has which, leaks, configuration",
     "dns": "service discovery: names of endpoints and of Mesos tasks",
-    "lab": "virtual hosts in network namespaces, to try policies",
+    "lab": "virtual hosts in network namespaces, to try all of it",
     "star": "the Star demonstration: who reaches whom, on a page",
     "version": "show which version this is",
 }
 _EXAMPLES = """\
 examples:
-  felix apply -f policy.yaml     write resources
-  felix get gnp -o wide          show global network policies
   felix run                      the agent of this host
   felix status                   how it is
+  felix apply -f policy.yaml     write resources
+  felix get gnp -o wide          show global network policies
+  felix lab up                   no host at hand: two virtual ones
 
-felix COMMAND --help tells more. Exit codes: docs/exit-codes.md.
+felix COMMAND --help tells more. Orchestrators call felix-cni, felix-ipam and felix-mesos; each has --help. Exit codes: docs/exit-codes.md.
 """
 
 

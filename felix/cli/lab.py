@@ -59,7 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """`felix lab` and its verbs are known to the parser."""
     parser = subparsers.add_parser(
         "lab",
-        help="virtual hosts in network namespaces, to try policies",
+        help="virtual hosts in network namespaces, to try all of it",
         description="Virtual hosts in network namespaces, joined by a fabric, with etcd, agents and BIRD.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from felix.__main__ import main
 from felix.cli.manifest import read_manifest, split_text
 from felix.cli.nodes import find_line, parse_documents
+from felix.config.exits import ExitCode
 from felix.errors import DataError
 from felix.model.shape import Flaw
 
@@ -127,3 +129,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=message):
             read_manifest([str(tmp_path / name)])
+
+
+@pytest.mark.parametrize("folder", ["demo", "deploy"])
+def test_manifests_that_people_are_told_to_apply_have_no_fault(folder: str) -> None:
+    paths = sorted((Path(__file__).parents[3] / folder).glob("*.yaml"))
+    assert paths
+    assert main(["validate", *(f"-f{path}" for path in paths)]) == ExitCode.OK
