@@ -7,12 +7,24 @@ from collections.abc import Iterator, Mapping
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from felix.calc.desired import DesiredDelta, LocalHostEndpoint
+from felix.calc.desired import (
+    Action,
+    CompiledPolicy,
+    CompiledRule,
+    DesiredDelta,
+    EntityMatch,
+    HostStacks,
+    LocalHostEndpoint,
+    PortRange,
+    Stack,
+    StackTier,
+)
 from felix.dataplane.nft.apply import NftWorker, apply_teardown
 from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.read import read_table
 from felix.dataplane.nft.types import KernelTable, NftConfig, NftPort
-from tests.model.host_worlds import bindings
+from felix.model.keys import ResourceKey
+from tests.model.host_worlds import bindings, make_host_endpoint
 from tests.model.namespaces import enter_private_network
 from tests.model.nft_worlds import deltas, drive
 
@@ -57,7 +69,18 @@ def _program(port: NftPort, delta: DesiredDelta, hosts: Hosts) -> None:
     assert bare.is_settled
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(delta=deltas(), hosts=bindings())
 def test_restart_after_any_program_writes_nothing(kernel: NftWorker, delta: DesiredDelta, hosts: Hosts) -> None:
     kernel.call_blocking(_program, delta, hosts)
+
+
+def test_tracked_port_beside_a_set_of_source_ports_is_taken_and_read_back(kernel: NftWorker) -> None:
+    key = ResourceKey("GlobalNetworkPolicy", "", "p0")
+    source = EntityMatch(not_port_sets=("http@s1",))
+    rule = CompiledRule(Action.ALLOW, source=source, destination=EntityMatch(not_ports=(PortRange(0, 0),)))
+    pre_dnat = (StackTier("a", (key,), Action.PASS),)
+    ingress = Stack((), (), pre_dnat=pre_dnat)
+    stacks = HostStacks(ingress, Stack((), ()), pre_dnat=Stack(pre_dnat, (), Action.PASS))
+    delta = DesiredDelta(port_sets={"http@s1": True}, policies={key: CompiledPolicy((rule,), ())})
+    kernel.call_blocking(_program, delta, {"eth0": make_host_endpoint("eth0", stacks)})

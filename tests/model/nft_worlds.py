@@ -118,6 +118,10 @@ stacks = st.builds(
     Stack,
     tiers=st.lists(tiers, max_size=3).map(tuple),
     profiles=st.lists(st.sampled_from(PROFILE_KEYS), max_size=2, unique=True).map(tuple),
+    # said, because Hypothesis invents values for what a named tuple has defaults for
+    ending=st.just(Action.DENY),
+    untracked=st.just(()),
+    pre_dnat=st.just(()),
 )
 
 

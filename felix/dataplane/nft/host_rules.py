@@ -111,5 +111,8 @@ def _as_tracked(text: str) -> list[str]:
         terms = [front + " ".join(f"ct original proto-dst != {value}" for value in values)]
     else:
         terms = [f"{front}ct original proto-dst {value}" for value in values]
-    texts = [text[: found.start()] + term + text[found.end() :] for term in terms]
+    before, after = text[: found.start()], text[found.end() :]
+    if f"{word} sport" in after:  # nft reads a tracked port only behind what says of which protocol, and lists it so
+        before, after = f"{before}{after.lstrip()} ", ""
+    texts = [before + term + after for term in terms]
     return [one for text in texts for one in (_as_tracked(text) if _PORT.search(text) else [text])]
