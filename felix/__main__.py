@@ -35,7 +35,8 @@ examples:
   felix get gnp -o wide          show global network policies
   felix lab up                   no host at hand: two virtual ones
 
-felix COMMAND --help tells more. Orchestrators call felix-cni, felix-ipam and felix-mesos; each has --help. Exit codes: docs/exit-codes.md.
+felix COMMAND --help tells more. Orchestrators call felix-cni, felix-ipam and felix-mesos; each has --help too.
+Exit codes: docs/exit-codes.md.
 """
 
 
