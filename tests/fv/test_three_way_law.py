@@ -24,7 +24,7 @@ from felix.calc.graph import CalcGraph
 from felix.dataplane.nft.apply import NftWorker, apply_teardown
 from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.read import read_counters, read_table
-from felix.dataplane.nft.types import DenyAction, KernelTable, LogRate, NftConfig
+from felix.dataplane.nft.types import DenyAction, FloodConfig, KernelTable, LogRate, NftConfig
 from felix.model.keys import ResourceKey
 from felix.model.net import Net, parse_net
 from felix.policy.evaluate import Verdict, World, evaluate, find_workload
@@ -55,6 +55,7 @@ _CONFIGS = st.builds(
     deny=st.sampled_from(DenyAction),
     log_prefix=st.sampled_from(["calico-packet: ", "%t %k %n %p: "]),
     counted_rules=st.sampled_from([0, 2]),
+    flood=st.sampled_from([FloodConfig(), FloodConfig(per_s=100_000, burst=100_000)]),
     log_rate=st.sampled_from([None, LogRate(10, "minute", 5), LogRate(1, "second", 1)]),
 )
 

@@ -250,6 +250,16 @@ def _policies(draw: st.DrawFn, number: int) -> tuple[ResourceKey, Document]:
     return ResourceKey(kind, namespace, f"{prefix}policy-{number}"), spec
 
 
+# So wide that no packet of a test exceeds them: what is about limits must not change what policy says.
+_LIMITS: st.SearchStrategy[Document] = st.sampled_from(
+    [
+        {},
+        {"egressPacketRate": 10_000, "egressPacketBurst": 10_000, "ingressMaxConnections": 100_000},
+        {"ingressPacketRate": 10_000, "ingressPacketBurst": 10_000, "egressMaxConnections": 100_000},
+    ]
+)
+
+
 @st.composite
 def _workloads(draw: st.DrawFn, number: int) -> tuple[ResourceKey, Document, dict[str, str]]:
     node = draw(_HOSTS)
@@ -266,6 +276,7 @@ def _workloads(draw: st.DrawFn, number: int) -> tuple[ResourceKey, Document, dic
         "ipNetworks": [addresses[version] for version in networks],
         "profiles": draw(_PROFILE_LISTS),
         "ports": draw(_ENDPOINT_PORTS),
+        "qosControls": draw(_LIMITS),
     }
     namespace = draw(_NAMESPACES)
     return ResourceKey("WorkloadEndpoint", namespace, f"{node}-cni-w{number}-eth0"), spec, draw(LABELS)
