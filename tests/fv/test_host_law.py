@@ -20,7 +20,7 @@ from felix.dataplane.hosts import HostInterfaces
 from felix.dataplane.nft.apply import NftWorker, apply_teardown
 from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.read import read_table
-from felix.dataplane.nft.types import KernelTable, NftConfig
+from felix.dataplane.nft.types import FloodConfig, KernelTable, LogRate, NftConfig
 from felix.model.keys import ResourceKey
 from felix.model.net import parse_net
 from felix.policy.evaluate import Direction, Verdict, World
@@ -61,6 +61,12 @@ table inet somebody {{
  chain out {{ type nat hook output priority -100; policy accept; {out} }}
 }}
 """
+_CONFIGS = st.builds(
+    NftConfig,
+    counted_rules=st.sampled_from([0, 2]),
+    flood=st.sampled_from([FloodConfig(), FloodConfig(per_s=100_000, burst=100_000)]),
+    log_rate=st.sampled_from([None, LogRate(10, "minute", 5)]),
+)
 _UPLINK_PORT = Port(UPLINK, frozenset(HOST_ADDRESSES))
 
 
@@ -68,6 +74,7 @@ _UPLINK_PORT = Port(UPLINK, frozenset(HOST_ADDRESSES))
 class History:
     """Worlds that follow each other, and packets to try in each of them: those that come in, and the host's own."""
 
+    config: NftConfig
     worlds: tuple[World, ...]
     incoming: tuple[Packet, ...]
     outgoing: tuple[Packet, ...]
@@ -92,7 +99,7 @@ def histories(draw: st.DrawFn) -> History:
         else:
             incoming.append(packet)
     seen: set[object] = set()
-    return History(steps, tuple(_tell_apart(incoming, seen)), tuple(_tell_apart(outgoing, seen)))
+    return History(draw(_CONFIGS), steps, tuple(_tell_apart(incoming, seen)), tuple(_tell_apart(outgoing, seen)))
 
 
 def _aimed(draw: st.DrawFn, packet: Packet, addresses: dict[str, str]) -> Packet:
@@ -164,12 +171,13 @@ def bench() -> Iterator[Bench]:
 class Run:
     """One history on both kernels."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, config: NftConfig) -> None:
         self._bench = bench
+        self._config = config
         self._graph = CalcGraph(_HERE)
         self._hosts = make_interfaces()
         self._fake = FakeNft()
-        self._plans = NftPlan(NftConfig()), NftPlan(NftConfig())
+        self._plans = NftPlan(config), NftPlan(config)
         self._stored: dict[ResourceKey, PolicyRecord] = {}
         for plan in self._plans:
             plan.replace_believed(KernelTable())
@@ -249,7 +257,7 @@ class Run:
         hosts.on_delta(delta.host_endpoints)
         bindings = hosts.pop_bindings()
         for table in (read_table(self._fake), self._bench.worker.call_blocking(read_table)):
-            plan = NftPlan(NftConfig())
+            plan = NftPlan(self._config)
             plan.replace_believed(table)
             plan.on_delta(delta)
             plan.bind_hosts(bindings)
@@ -287,7 +295,7 @@ def describe(entry: Entry, target: str, fates: tuple[bool, bool, bool], seen: st
 def test_packet_at_the_host_meets_the_same_fate_by_meaning_in_the_fake_and_in_the_kernel(
     bench: Bench, history: History
 ) -> None:
-    run = Run(bench)
+    run = Run(bench, history.config)
     for world in history.worlds:
         run.enter(world)
         run.check(world, history)
