@@ -198,7 +198,8 @@ def _exec(arguments: argparse.Namespace) -> int:
 def _reach(arguments: argparse.Namespace) -> int:
     workloads = _get_lab(arguments.name).workloads
     if len(workloads) < 2:
-        raise DataError(f"lab {arguments.name} has {len(workloads)} workloads; add some with felix lab add")
+        remedy = "make two with felix lab add; what runs under felix lab mesos is tried by felix lab mesos exec"
+        raise DataError(f"lab {arguments.name} has {len(workloads)} workloads of its own: {remedy}")
     cells = measure(workloads, arguments.port, arguments.protocol)
     if arguments.output == "json":
         found: dict[str, dict[str, tuple[str, ...]]] = {name: {} for name in workloads}

@@ -51,7 +51,7 @@ def choose_pools(pools: Iterable[Pool], request: PoolRequest) -> tuple[Pool, ...
     chosen = tuple(pool for pool in ordered if not reason_by_pool[pool.name])
     if not chosen or (request.pools and len(chosen) < len(ordered)):
         left_out = "; ".join(f"{name} {reason}" for name, reason in reason_by_pool.items() if reason)
-        raise NoPool(f"no IPv{request.version} pool can be used: {left_out or 'there is none, make one'}")
+        raise NoPool(f"no IPv{request.version} pool can be used: {left_out or 'there is none, felix apply one'}")
     return chosen
 
 
