@@ -29,7 +29,7 @@ class AddressSets:
         self._objects = objects
         self._members = members
         self._opened: dict[str, None] = {}
-        self._parts_by_policy: dict[ResourceKey, frozenset[Part]] = {}
+        self._parts_by_policy: dict[ResourceKey, tuple[Part, ...]] = {}
         self._users_by_part: dict[Part, int] = {}
 
     def open(self, set_id: str) -> None:
@@ -64,14 +64,15 @@ class AddressSets:
 
     def set_references(self, key: ResourceKey, policy: CompiledPolicy | None) -> None:
         """The rules of this policy look into the sets that they name, even if those have no prefixes."""
-        old = self._parts_by_policy.pop(key, frozenset())
-        new = frozenset() if policy is None else _parts_of(policy)
+        old = self._parts_by_policy.pop(key, ())
+        new = () if policy is None else _parts_of(policy)
         if new:
             self._parts_by_policy[key] = new
-        for part in new - old:
+        before, after = frozenset(old), frozenset(new)
+        for part in [part for part in new if part not in before]:
             self._users_by_part[part] = self._users_by_part.get(part, 0) + 1
             self._settle(part)
-        for part in old - new:
+        for part in [part for part in old if part not in after]:
             self._users_by_part[part] -= 1
             if not self._users_by_part[part]:
                 del self._users_by_part[part]
@@ -94,14 +95,14 @@ class AddressSets:
         self._objects.set_desired(ObjectName("set", name), declare(shape))
 
 
-def _parts_of(policy: CompiledPolicy) -> frozenset[Part]:
-    """Returns the prefix sets that the rules look into."""
-    parts: set[Part] = set()
+def _parts_of(policy: CompiledPolicy) -> tuple[Part, ...]:
+    """Returns the prefix sets that the rules look into, in their order."""
+    parts: dict[Part, None] = {}
     for rule in (*policy.ingress, *policy.egress):
         for side in (rule.source, rule.destination):
             for reference in (*side.sets, *side.not_sets):
                 if reference.nets4:
-                    parts.add((reference.id, ElementShape.IPV4_RANGE))
+                    parts[reference.id, ElementShape.IPV4_RANGE] = None
                 if reference.nets6:
-                    parts.add((reference.id, ElementShape.IPV6_RANGE))
-    return frozenset(parts)
+                    parts[reference.id, ElementShape.IPV6_RANGE] = None
+    return tuple(parts)

@@ -71,6 +71,7 @@ class HostDispatch:
         self._endpoint_by_interface: dict[str, LocalHostEndpoint] = {}
         self._closed: dict[str, str] = {}
         self._maps_count = 0
+        self._hooked: dict[str, Lines] | None = {}  # None: something was bound or closed since
 
     @property
     def closed(self) -> Collection[str]:
@@ -116,6 +117,11 @@ class HostDispatch:
 
     def settle(self) -> dict[str, Lines]:
         """Maps are wanted as bound; returns the chains that hang on hooks, and those that they go to."""
+        if self._hooked is None:
+            self._hooked = self._settle_bound()
+        return self._hooked
+
+    def _settle_bound(self) -> dict[str, Lines]:
         if not self._endpoint_by_interface and not self._maps_count:
             return {}
         chains: dict[str, Lines] = {}
@@ -162,6 +168,7 @@ class HostDispatch:
         return {direction: stack for direction, stack in found.items() if stack is not None}
 
     def _move(self, before: Mapping[str, Stack], after: Mapping[str, Stack]) -> None:
+        self._hooked = None
         for directed in after.items():
             self._chains.add_user(directed)
         for directed in before.items():
