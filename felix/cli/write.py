@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from felix.calc.limits import read_limits
 from felix.cli.connection import CONNECTION_HELP, add_connection_options, run_with_etcd
 from felix.cli.fill import fill_document
 from felix.cli.manifest import Item, Sheet, read_manifest
@@ -24,7 +25,7 @@ from felix.errors import DataError
 from felix.model.codec import encode
 from felix.model.keys import NAMESPACED_KINDS, ResourceKey
 from felix.model.policies import DEFAULT_TIER
-from felix.model.records import Policy, ResourceRecord
+from felix.model.records import Policy, ResourceRecord, WorkloadEndpoint
 from felix.model.shape import Flaw, simplify
 from felix.model.validate import Judgement, judge
 from felix.model.values import policy_tier
@@ -126,8 +127,17 @@ def judge_sheets(sheets: Sequence[Sheet], namespace: str, *, allow_unknown: bool
             if order.key in line_by_key:
                 messages.append(sheet.explain(item, Flaw((), "", f"is there twice; before: {line_by_key[order.key]}")))
             line_by_key[order.key] = place.rsplit(":", 2)[0]
+            messages += [sheet.explain(item, flaw) for flaw in _find_limit_flaws(order)]
             orders.append(order)
     return orders, messages
+
+
+def _find_limit_flaws(order: Order) -> list[Flaw]:
+    """Returns what is wrong with the limits of an endpoint: the agent would go on without them."""
+    if not isinstance(order.record, WorkloadEndpoint):
+        return []
+    _, problems = read_limits(order.key, order.record.spec.qos_controls)
+    return [Flaw(tuple(one.field.split(".")), one.value, one.reason) for one in problems]
 
 
 def _make_order(sheet: Sheet, item: Item, judgement: Judgement, namespace: str) -> Order | None:

@@ -106,6 +106,11 @@ class EndpointNames:
         """How many endpoints are known."""
         return len(self._facts_by_key)
 
+    @property
+    def nameless_count(self) -> int:
+        """How many of them no template gives a name."""
+        return sum(not claims for claims in self._claims_by_key.values())
+
     def is_known(self, key: str) -> bool:
         """Whether there is an endpoint `key`."""
         return key in self._facts_by_key

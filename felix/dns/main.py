@@ -130,6 +130,9 @@ class DnsService:
                 self._servers.append(server)
                 await server.start(self.config.tcp_connections)
         text = f"{self.zone.names_count} names in {', '.join(self.config.domains)}"
+        if self._datastore is not None and (count := self._datastore[1].nameless_count):
+            templates = 'the label app, unless "names" of "datastore" say otherwise'
+            log.info("%d endpoints in etcd have no name: they lack what the templates ask for (%s)", count, templates)
         self._dns_health.set_ready(True, "serving")
         self._notifier.ready(text)
         self.is_serving.set()

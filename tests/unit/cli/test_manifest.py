@@ -136,3 +136,18 @@ def test_manifests_that_people_are_told_to_apply_have_no_fault(folder: str) -> N
     paths = sorted((Path(__file__).parents[3] / folder).glob("*.yaml"))
     assert paths
     assert main(["validate", *(f"-f{path}" for path in paths)]) == ExitCode.OK
+
+
+def test_limit_that_would_limit_nothing_is_refused_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "hog.yaml"
+    path.write_text(
+        "apiVersion: projectcalico.org/v3\nkind: WorkloadEndpoint\nmetadata: {name: h1-cni-hog-eth0}\nspec:\n"
+        "  {node: h1, orchestrator: cni, workload: hog, containerID: hog, endpoint: eth0, interfaceName: cali1,\n"
+        "   qosControls: {egressPacketRate: 5000,\n                 egressBandwidth: 10}}\n"
+    )
+    assert main(["validate", "-f", str(path)]) == ExitCode.BAD_DATA
+    said = capsys.readouterr().err
+    assert said.startswith(f"felix: {path}: document 1, line 7: WorkloadEndpoint(")
+    assert "spec.qosControls.egressBandwidth: is not from 1000 to 1000000000000000; it limits nothing (seen: " in said

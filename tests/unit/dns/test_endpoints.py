@@ -51,6 +51,7 @@ def test_endpoints_of_one_service_share_a_name_and_its_parts_are_values_made_lab
     assert names.values("my-app.default.felix", "AAAA") == ["fd00::2"]
     assert names.values("2.0.0.10.in-addr.arpa", "PTR") == ["my-app.default.felix"]
     assert names.zone.names_count == 4
+    assert (names.names.endpoints_count, names.names.nameless_count) == (4, 2)
     names.names.put("default/b", None)
     assert names.values("my-app.default.felix") == ["10.0.0.1"]
     names.names.put("default/a", None)
