@@ -259,6 +259,35 @@ def test_each_part_of_a_full_table_that_somebody_changes_is_mended(lab: Lab) -> 
     assert (denied.received, late.received) == ({}, {})
 
 
+def test_named_port_that_moves_cuts_who_came_by_an_external_address_and_nobody_else(lab: Lab) -> None:
+    world = World(lab)
+    host = world.host
+    stored = lab.store.get(world.server.record.key)
+    assert stored is not None
+    written = stored[0]["spec"]
+    assert isinstance(written, dict)
+    ports: list[Json] = [
+        {"name": name, "protocol": "UDP", "port": port + 1000 * (name == "outer")} for name, port in _PORTS.items()
+    ]
+
+    def count_open(port: int) -> int:
+        found = [host.run(["conntrack", "-L", "-f", family, "-p", "udp"]).stdout for family in ("ipv4", "ipv6")]
+        return "".join(found).count(f"dport={port} ")
+
+    with world.streams() as (allowed, outer, denied):
+        wait_until(lambda: min(count_open(_ALLOWED), count_open(_OUTER)) > 1, 5.0, "the streams")
+        revision = lab.store.put(world.server.record.key, {**stored[0], "spec": {**written, "ports": ports}})
+        wait_revision(host, revision)
+        wait_until(lambda: not count_open(_OUTER), 2.0, "those who came from outside to be cut", 0.02)
+        assert count_open(_ALLOWED) > 1
+        dropped = metric(host, "felix_conntrack_entries_removed", reason="denied")
+    assert dropped > 0
+    assert outer.received
+    assert outer.lost > 0
+    assert allowed.lost == 0, world.read_dropped()
+    assert denied.received == {}
+
+
 def _check_features_are_there(table: str) -> None:
     for part in (
         "chain nat-postrouting",
