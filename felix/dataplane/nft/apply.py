@@ -28,7 +28,7 @@ from felix.dataplane.nft.elements import (
     request_counters,
     request_elements,
 )
-from felix.dataplane.nft.extras import is_hooked
+from felix.dataplane.nft.extras import is_guard, is_hooked
 from felix.dataplane.nft.objects import pack_counters
 from felix.dataplane.nft.render import render_deleted, render_table
 from felix.dataplane.nft.stack import closed_lines
@@ -235,7 +235,8 @@ def apply_fill(port: NftPort, plan: FillPlan) -> ApplyResult:
 def apply_structure(port: NftPort, plan: StructurePlan) -> ApplyResult:
     """Chains have their lines, or drop where the kernel does not take those; then packets are led to them.
 
-    Chains of features that the kernel does not take are empty, or not there if they would hang on a hook.
+    Chains of features that the kernel does not take are empty, or not there if they would hang on a hook; existing
+    ones that guard interfaces of the host stay as they were.
     """
     result = ApplyResult()
     chains = plan.chains
@@ -360,7 +361,9 @@ def _write_extras(port: NftPort, chains: NamedLines, existing: frozenset[str], r
     ((name, lines),) = chains
     present = [name] if name in existing else []
     trouble = ""
-    if not is_hooked(lines):
+    if present and is_guard(name):
+        pass
+    elif not is_hooked(lines):
         trouble = port.run(render_table((), [(name, ())], present))
     elif present:
         trouble = port.run(render_deleted(present, ()))

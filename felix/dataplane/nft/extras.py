@@ -185,7 +185,10 @@ class Extras:
 
     def _skip(self, chain: str, lines: Lines, reason: str) -> None:
         is_wanted = self._tracker.desired.get(chain) == lines
-        if is_hooked(lines):
+        if is_guard(chain) and chain in self._tracker.believed:
+            if is_wanted:
+                self._tracker.set_desired(chain, self._tracker.believed[chain])
+        elif is_hooked(lines):
             self._tracker.note_absent(chain)
             self._tracker.drop_desired(chain)
         else:
@@ -213,6 +216,11 @@ class Extras:
 def is_hooked(lines: Lines) -> bool:
     """Whether the kernel leads packets to a chain with these lines by itself."""
     return bool(lines) and lines[0].startswith(_HOOK)
+
+
+def is_guard(chain: str) -> bool:
+    """Whether interfaces of the host are open without that chain: refused, it stays as it was."""
+    return chain.startswith(HOST_PREFIX)
 
 
 class _NetSets:

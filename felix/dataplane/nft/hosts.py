@@ -143,9 +143,11 @@ class HostDispatch:
     def is_enforced(self, interface: str, believed_hooks: Mapping[str, Lines]) -> bool:
         """Whether the kernel is believed to lead the packets of the interface to its policy."""
         believed, desired = self._chains.tracker.believed, self._chains.tracker.desired
+        wanted = self.settle()
         for direction, stack in self._wanted_stacks(interface).items():
             chain, place = stack_chain(direction, stack), _PLACES[direction]
-            if believed.get(chain) != desired[chain] or place.chain not in believed_hooks:
+            hooks = (place.chain, _LEAVING) if direction == HOST_EGRESS else (place.chain,)
+            if believed.get(chain) != desired[chain] or any(believed_hooks.get(hook) != wanted[hook] for hook in hooks):
                 return False
             if interface != ALL_INTERFACES and not self._members.is_there(place.map, name_key(interface)):
                 return False

@@ -70,6 +70,26 @@ def test_host_endpoint_that_the_kernel_cannot_follow_is_closed_except_for_failsa
     assert _is_received(kernel, 80)
 
 
+def test_refused_host_endpoint_for_all_opens_no_other_interface_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, plan = _start()
+    plan.bind_hosts({"eth0": make_host_endpoint("eth0", HostStacks(Stack((), ()), Stack((), ())))})
+    drive(kernel, plan)
+    run, seen = kernel.run, []
+
+    def run_and_look(text: str) -> str:
+        refusal = run(text)
+        seen.append(_is_received(kernel, 80) or kernel.is_sent(_packet(80), "eth0"))
+        return refusal
+
+    monkeypatch.setattr(kernel, "run", run_and_look)
+    plan.bind_hosts({ALL_INTERFACES: make_host_endpoint(ALL_INTERFACES, _deep())})
+    drive(kernel, plan)
+    assert plan.host_refusals
+    assert len(seen) > 1
+    assert not any(seen)
+    assert plan.is_settled
+
+
 def test_refused_rule_of_a_host_endpoint_leaves_failsafes_open() -> None:
     kernel, plan = _start()
     kernel.is_refused = lambda line: "accept comment" in line
