@@ -22,7 +22,8 @@ examples:
   felix policy counters -o json
 
 Counted are packets that open a flow, not those of flows that were let through before. Of a staged policy it is what
-it would do. Single rules are counted when PolicyRuleCounters says so. Asks the agent of this host; needs root.
+it would do. Policies are counted where the setting PolicyCountersEnabled is on, single rules when PolicyRuleCounters
+says so, staged policies always. Asks the agent of this host; needs root.
 """
 
 
@@ -66,7 +67,9 @@ def _counters(arguments: argparse.Namespace) -> int:
     missing = sorted(set(arguments.names) - {one.name for one in wanted})
     for name in missing:
         print(
-            f"felix: no policy or profile {name} is in use on this host; see: felix get np,gnp,profile", file=sys.stderr
+            f"felix: no policy or profile {name} is in use on this host and counted;"
+            " see: felix get np,gnp,profile, and the setting PolicyCountersEnabled",
+            file=sys.stderr,
         )
     if arguments.output == "json":
         print(msgspec.json.format(msgspec.json.encode(wanted)).decode())

@@ -321,10 +321,11 @@ class Settings:
             "PolicyCountersEnabled",
             "Dataplane",
             readers.BOOL,
-            "Whether it is counted what each policy and profile allows, denies and passes on.",
+            "Whether it is counted what each policy and profile allows, denies and passes on. Each policy in use makes "
+            "every change of rules about two microseconds slower. Staged policies are counted in any case.",
             is_own=True,
         ),
-    ] = True
+    ] = False
     policy_rule_counters: Annotated[
         int,
         About(

@@ -14,6 +14,7 @@ from felix.calc.desired import Action, CompiledPolicy, CompiledRule
 from felix.dataplane.nft.names import EGRESS, INGRESS, key_digest
 from felix.dataplane.nft.types import Lines, NftConfig, ObjectName
 from felix.model.keys import ResourceKey
+from felix.policy.staged import is_staged
 from felix.reconcile.delta import DeltaTracker
 
 _SHORT = {INGRESS: "in", EGRESS: "out"}
@@ -29,9 +30,9 @@ class Counted(NamedTuple):
     rule: int | None = None
 
 
-def counts_anything(config: NftConfig) -> bool:
-    """Whether there are counters; without them nothing is tried."""
-    return config.counts_policies or config.counted_rules > 0
+def is_counted(config: NftConfig, key: ResourceKey) -> bool:
+    """Whether it is counted what a policy decides: if settings say so, and always if it is only tried."""
+    return config.counts_policies or is_staged(key.kind)
 
 
 def count_statements(
@@ -43,7 +44,7 @@ def count_statements(
         if rule.action is Action.LOG:  # it may match one packet several times, by its address and by a prefix
             yield ()
             continue
-        names = [_name(direction, rule.action.value.lower(), key)] if config.counts_policies else []
+        names = [_name(direction, rule.action.value.lower(), key)] if is_counted(config, key) else []
         if number < config.counted_rules:
             # By what the rule says, not by its place: rules that come before it do not change what was counted.
             mark = rule.id or str(number)
@@ -91,6 +92,6 @@ class CounterBook:
         for direction, rules in ((INGRESS, policy.ingress), (EGRESS, policy.egress)):
             for number, names in enumerate(count_statements(self._config, direction, key, rules)):
                 for position, name in enumerate(names):
-                    is_of_all = self._config.counts_policies and position == 0
+                    is_of_all = is_counted(self._config, key) and position == 0
                     rule = None if is_of_all else number
                     yield name, Counted(key, policy.tier, direction, rules[number].action, rule)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from felix.calc.desired import Action, CompiledPolicy, CompiledRule, Stack
-from felix.dataplane.nft.counters import count_statements, counts_anything
+from felix.dataplane.nft.counters import count_statements
 from felix.dataplane.nft.host_rules import allow_statement, deny_statement_on, is_silent, matches_on, render_failsafes
 from felix.dataplane.nft.names import (
     EGRESS,
@@ -152,7 +152,7 @@ def _render_segment(
         for key in tier.policies:
             policy = policies.get(key)
             if is_staged(key.kind):
-                if policy is not None and rules_of(policy, direction) and counts_anything(config):
+                if policy is not None and rules_of(policy, direction):
                     rendered.jumped[direction, key] = None
                     lines.append(f"jump {policy_chain(direction, key)}")
                 continue

@@ -79,3 +79,10 @@ def test_rules_count_into_the_counters_that_there_are() -> None:
         text = "\n".join(render_policy(config, INGRESS, KEY, policy))
         names = set(counted(config, policy).values())
         assert {part.partition('"')[0] for part in text.split('counter name "')[1:]} == names
+
+
+def test_staged_policy_is_counted_whatever_settings_say() -> None:
+    staged = ResourceKey("StagedGlobalNetworkPolicy", "", "tried")
+    book = CounterBook(NftConfig(counts_policies=False), DeltaTracker())
+    book.set_policy(staged, compiled(TCP, REST))
+    assert {one.key for one in book.counted_by_name.values()} == {staged}
