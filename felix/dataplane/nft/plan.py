@@ -170,7 +170,7 @@ class NftPlan:
         wanted_names = {name: kind for kind, name in wanted_objects if kind != "counter"}
         return (
             table.is_plain
-            and all(wanted_names.get(name, kind) == kind for kind, name in table.objects)
+            and all(wanted_names.get(name, kind) == kind for kind, name in table.objects if kind != "counter")
             and all(wanted_objects.get(name, lines) == lines for name, lines in table.objects.items())
             and all(_hook_of(wanted_chains.get(name, lines)) == _hook_of(lines) for name, lines in table.chains.items())
         )

@@ -15,6 +15,7 @@ from felix.calc.desired import (
     StackTier,
 )
 from felix.dataplane.nft.plan import NftPlan
+from felix.dataplane.nft.read import read_table
 from felix.dataplane.nft.types import KernelTable, NftConfig
 from felix.model.keys import ResourceKey
 from felix.model.net import parse_net
@@ -87,6 +88,17 @@ def test_refused_host_endpoint_for_all_opens_no_other_interface_for_a_moment(mon
     assert plan.host_refusals
     assert len(seen) > 1
     assert not any(seen)
+    assert plan.is_settled
+
+
+def test_table_with_a_host_endpoint_is_mended_in_place_and_not_built_anew() -> None:
+    kernel, plan = _start()
+    plan.bind_hosts({"eth0": make_host_endpoint("eth0", _ALLOWED)})
+    drive(kernel, plan)
+    kernel.run("flush chain inet felix host-input")
+    plan.replace_believed(read_table(kernel))
+    assert not plan.plan_fill()
+    drive(kernel, plan)
     assert plan.is_settled
 
 
