@@ -280,8 +280,9 @@ def test_named_port_that_moves_cuts_who_came_by_an_external_address_and_nobody_e
         wait_revision(host, revision)
         wait_until(lambda: not count_open(_OUTER), 2.0, "those who came from outside to be cut", 0.02)
         assert count_open(_ALLOWED) > 1
-        dropped = metric(host, "felix_conntrack_entries_removed", reason="denied")
-    assert dropped > 0
+        wait_until(
+            lambda: metric(host, "felix_conntrack_entries_removed", reason="denied") > 0, 2.0, "the metric", 0.02
+        )
     assert outer.received
     assert outer.lost > 0
     assert allowed.lost == 0, world.read_dropped()
