@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -42,37 +40,14 @@ from felix.dataplane.nft.types import (
 )
 from felix.model.keys import ResourceKey
 from felix.model.net import Net, parse_net
-from tests.model.fake_nft import FakeNft
-from tests.model.namespaces import enter_private_network
+from tests.contract.conftest import Run
 from tests.model.nft_worlds import drive, endpoint
-
-Run = Callable[[Callable[[NftPort], None]], None]
 
 WEB = ResourceKey("GlobalNetworkPolicy", "", "default.web")
 OTHER = ResourceKey("GlobalNetworkPolicy", "", "default.other")
 STACK = Stack((StackTier("default", (WEB,), Action.DENY),), ())
 OTHER_STACK = Stack((StackTier("default", (OTHER,), Action.DENY),), ())
 ALLOW = CompiledRule(Action.ALLOW)
-
-
-@pytest.fixture(scope="module")
-def worker() -> Iterator[NftWorker]:
-    worker = NftWorker(enter_private_network)
-    yield worker
-    worker.close()
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.fv)])
-def run(request: pytest.FixtureRequest) -> Run:
-    if request.param == "fake":
-        return lambda body: body(FakeNft())
-    real: NftWorker = request.getfixturevalue("worker")
-
-    def run_real(body: Callable[[NftPort], None]) -> None:
-        real.call_blocking(apply_teardown)
-        real.call_blocking(body)
-
-    return run_real
 
 
 def _allow_port(port: int) -> CompiledPolicy:

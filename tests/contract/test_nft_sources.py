@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-import pytest
-
 from felix.calc.desired import DesiredDelta, LocalEndpoint
-from felix.dataplane.nft.apply import NftWorker, apply_teardown
 from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.read import read_table
 from felix.dataplane.nft.sources import ALLOWED, MAC_CHECKED, MACS
 from felix.dataplane.nft.types import KernelTable, NftConfig, NftPort
 from felix.model.net import parse_net
-from tests.model.fake_nft import FakeNft
-from tests.model.namespaces import enter_private_network
+from tests.contract.conftest import Run
 from tests.model.nft_worlds import drive
 from tests.support.desired import local_endpoint
 
-Run = Callable[[Callable[[NftPort], None]], None]
 CONFIG = NftConfig(allows_spoofing=True, checks_macs=True)
-
-
-@pytest.fixture(scope="module")
-def worker() -> Iterator[NftWorker]:
-    worker = NftWorker(enter_private_network)
-    yield worker
-    worker.close()
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.fv)])
-def run(request: pytest.FixtureRequest) -> Run:
-    if request.param == "fake":
-        return lambda body: body(FakeNft())
-    real: NftWorker = request.getfixturevalue("worker")
-
-    def run_real(body: Callable[[NftPort], None]) -> None:
-        real.call_blocking(apply_teardown)
-        real.call_blocking(body)
-
-    return run_real
 
 
 def spoofing(*texts: str) -> LocalEndpoint:
