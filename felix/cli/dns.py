@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import dataclasses
-import logging
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import uvloop
-
 from felix.cli.connection import CONNECTION_HELP, add_connection_options, find_settings
-from felix.config.exits import ExitCode, exit_code
+from felix.cli.serve import run_server
+from felix.config.exits import ExitCode
+from felix.datastore.load import EtcdSettings
 from felix.dns.config import DnsConfig, read_config, settle_config
 from felix.dns.main import DnsService
-from felix.errors import DataError, FelixError
+from felix.errors import DataError
 from felix.obs.log import LEVEL_BY_NAME, LogOptions, start_logging
 
 _EXAMPLES = f"""\
@@ -66,24 +63,11 @@ def _dns(arguments: argparse.Namespace) -> int:
         config = dataclasses.replace(
             config, datastore=dataclasses.replace(config.datastore, etcd_endpoints=",".join(etcd.endpoints))
         )
-    code: int = ExitCode.OK
+    return run_server(_serve(config, etcd), "stopped by a bug of Felix")
 
-    async def serve() -> None:
-        await DnsService(config, etcd).run()
 
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve())
-    except* FelixError as group:
-        failures = list(_leaves(group))
-        for failure in failures:
-            print(f"felix: {failure}", file=sys.stderr)
-        code = exit_code(failures[0])
-    except* Exception as group:  # the guard of all tasks: a bug in one ends the server; its supervisor starts it anew
-        text = "stopped by a bug of Felix, please report this:"
-        logging.getLogger(__name__).critical(text, exc_info=group)
-        code = ExitCode.BUG
-    return code
+async def _serve(config: DnsConfig, etcd: EtcdSettings | None) -> None:
+    await DnsService(config, etcd).run()
 
 
 def _read(path: Path | None) -> DnsConfig:
@@ -94,11 +78,3 @@ def _read(path: Path | None) -> DnsConfig:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     return read_config(text, str(path))
-
-
-def _leaves(group: BaseExceptionGroup[FelixError]) -> Iterator[FelixError]:
-    for one in group.exceptions:
-        if isinstance(one, BaseExceptionGroup):
-            yield from _leaves(one)
-        else:
-            yield one

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import uvloop
-
 from felix.agent import Agent, LogParts
-from felix.config.exits import ExitCode, exit_code
+from felix.cli.serve import run_server
+from felix.config.exits import ExitCode
 from felix.config.load import load_settings
 from felix.config.resolve import Resolved
-from felix.errors import DataError, FelixError
+from felix.errors import DataError
 from felix.obs.log import LogCounts, LogOptions, start_logging
 
 _EXAMPLES = """\
@@ -61,29 +58,9 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     for notice in resolved.notices:
         logging.getLogger(__name__).warning("setting: %s", notice)
-    code = ExitCode.OK
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(resolved, arguments.config_file, LogParts(logs, counts)))
-    except* FelixError as group:
-        failures = list(_leaves(group))
-        for failure in failures:
-            print(f"felix: {failure}", file=sys.stderr)
-        code = exit_code(failures[0])
-    except* Exception as group:  # the guard of all tasks: a bug in one ends the agent; its supervisor starts it anew
-        text = "stopped by a bug of Felix, what is in the kernel stays in force; please report this:"
-        logging.getLogger(__name__).critical(text, exc_info=group)
-        code = ExitCode.BUG
-    return code
+    work = _serve(resolved, arguments.config_file, LogParts(logs, counts))
+    return run_server(work, "stopped by a bug of Felix, what is in the kernel stays in force")
 
 
 async def _serve(resolved: Resolved, config_file: Path | None, logs: LogParts) -> None:
     await Agent(resolved, config_file, logs).run()
-
-
-def _leaves(group: BaseExceptionGroup[FelixError]) -> Iterator[FelixError]:
-    for one in group.exceptions:
-        if isinstance(one, BaseExceptionGroup):
-            yield from _leaves(one)
-        else:
-            yield one
