@@ -1,6 +1,6 @@
 # The verbs of this project. All but help and clean first see to it that the machine is ready (make setup).
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench golden docs proto lock clean
+.PHONY: help setup demo test hunt check bench golden docs proto lock clean
 BIN := .venv/bin
 # Python does not need its hash seed, bytecode or terminal to behave the same everywhere.
 export PYTHONDONTWRITEBYTECODE := 1
@@ -16,6 +16,9 @@ demo: setup ## the stages of Star on virtual hosts, every cell tried; KEEP=1 sta
 
 test: setup ## all tests, also on the real kernel, etcd and BIRD (needs root for those)
 	@tools/test
+
+hunt: setup ## generated tests with other examples than make test has; ROUNDS=20 goes on longer (needs root)
+	@tools/hunt $(or $(ROUNDS),1)
 
 check: setup ## style, types, layers, pure and shell, generated documents
 	@tools/check

@@ -18,7 +18,7 @@ from felix.lab.lab import Lab
 from felix.lab.namespace import list_namespaces
 from tests.support.browser import ThisMachine, running_browser
 
-pytestmark = pytest.mark.fv
+pytestmark = [pytest.mark.fv, pytest.mark.alone]
 
 PICTURE = Path(__file__).parents[2] / "docs" / "star.png"
 COMMAND = [sys.executable, "-m", "felix", "lab", "demo", "--page-port", "0", "--master-port", "0"]

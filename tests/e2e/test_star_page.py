@@ -18,7 +18,7 @@ from tests.support.browser import Browser, running_browser
 from tests.support.netns import Namespace
 from tests.support.star import Program, World, running_collector, running_probes, running_star, running_world
 
-pytestmark = pytest.mark.fv
+pytestmark = [pytest.mark.fv, pytest.mark.alone]
 
 _HOSTS = "ABCD"
 _VISIBLE_S = 2.0

@@ -49,6 +49,7 @@ def resolver(fleet: Fleet, tmp_path: Path) -> Iterator[Path]:
     """The host has a name server on a link-local address; gives the resolv.conf of its containers."""
     (tmp_path / "dns.json").write_text(json.dumps(SETTINGS))
     (tmp_path / "resolv.conf").write_text(f"nameserver {RESOLVER_V4}\noptions timeout:2 attempts:2\n")
+    fleet.close_listeners("h1")  # one of them may have its port
     fleet.h1.configure(f"address replace {RESOLVER_V4}/32 dev lo")
     command = [sys.executable, "-m", "felix", "dns", "--config", str(tmp_path / "dns.json")]
     command += ["--etcd-endpoints", fleet.lab.etcd_endpoint]

@@ -13,7 +13,7 @@ from tests.support.fv import Fleet
 from tests.support.load import flooding, measure_answers, open_connections, read_conntrack
 from tests.support.nft import count_dropped
 
-pytestmark = pytest.mark.fv
+pytestmark = [pytest.mark.fv, pytest.mark.alone]
 _PER_S, _FLOOD_S = 3000, 1.5
 _RATE, _BURST = 50, 50
 _SILENT = "{kind: GlobalNetworkPolicy, name: default.silent, spec: {selector: grade == 'silver', types: [Ingress]}}"

@@ -13,7 +13,7 @@ from tests.support.flows import Site
 from tests.support.fv import Fleet
 from tests.support.load import count_delivered, measure_answers, measure_stream, open_connections
 
-pytestmark = pytest.mark.fv
+pytestmark = [pytest.mark.fv, pytest.mark.alone]
 _RATE = 8_000_000
 _BURST = 2_000_000  # bits
 _TOLERANCE = 0.1

@@ -19,7 +19,7 @@ from felix.lab.store import Json
 from tests.support.flows import Flow, parse_flows
 from tests.support.fv import Fleet
 
-pytestmark = pytest.mark.fv
+pytestmark = [pytest.mark.fv, pytest.mark.alone]
 
 CUT_S = 2.0  # a second is promised; a machine that does other things as well gets another
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}

@@ -126,6 +126,11 @@ class Fleet:
         self.sites.pop(name, None)
         self._listening = {one for one in self._listening if one[0] != name}
 
+    def close_listeners(self, name: str) -> None:
+        """None of the servers that checks of packets opened there listens any more; the next check opens its own."""
+        self.sites[name].place.close_listeners()
+        self._listening = {one for one in self._listening if one[0] != name}
+
     # --- Documents, in the form in which Calico's tools leave them ---
 
     def put(self, kind: str, name: str, spec: Mapping[str, Json], **metadata: Json) -> int:

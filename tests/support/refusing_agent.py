@@ -11,14 +11,14 @@ from unittest import mock
 from felix.__main__ import main
 from felix.dataplane.nft.apply import Kernel
 
-_REFUSED = sys.argv[1]
 _run = Kernel.run
 
 
 def _run_unless_refused(kernel: Kernel, text: str) -> str:
-    if _REFUSED in text:
+    refused = sys.argv[1]
+    if refused in text:
         # The kernel takes no transaction with a rule about a set that does not exist, and so says no itself.
-        text = text.replace(_REFUSED, "ip saddr @no-such-set " + _REFUSED)
+        text = text.replace(refused, "ip saddr @no-such-set " + refused)
     return _run(kernel, text)
 
 

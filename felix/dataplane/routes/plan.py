@@ -64,6 +64,7 @@ class RoutePlan:
         self._refusal_by_key: dict[RouteKey, Refusal] = {}
         self._in_flight: dict[RouteKey, int] = {}  # and the interface of the operation
         self._contested: set[RouteKey] = set()
+        self._unheard: set[RouteKey] = set()  # written, and the kernel's echo is still to come
         # Keys where somebody else wrote: a replace there may hit his route and leave ours, which only a read can tell.
         self._suspect: set[RouteKey] = set()
         self._replay: list[RouteEvent | _LinkNews] | None = None
@@ -108,6 +109,7 @@ class RoutePlan:
     def on_route(self, event: RouteEvent) -> bool:
         """One announced change happened; returns whether that may leave something to do."""
         if event.port and event.port == self.write_port:
+            self._unheard.discard(event.key)
             return False  # `absorb` tells the same, in the right order
         if self._replay is not None:
             self._replay.append(event)
@@ -150,6 +152,7 @@ class RoutePlan:
         """What is believed may be wrong (events were lost, a write ended without answer): read before the next plan."""
         self.needs_read = True
         self._replay = None
+        self._unheard.clear()
 
     # What to do
 
@@ -196,11 +199,14 @@ class RoutePlan:
                     self._believe_without(key, value)
                 else:
                     self._refusal_by_key[key] = refusal
+                if refusal is not None:
+                    self._unheard.discard(key)
             elif refusal is None:
                 self.needs_read |= key in self._suspect
                 self._suspect.discard(key)
                 self._believe(key, (value,))
             else:
+                self._unheard.discard(key)
                 self._refusal_by_key[key] = refusal
         self._in_flight.clear()
         contested, self._contested = self._contested, set()
@@ -256,6 +262,8 @@ class RoutePlan:
     def _want(self, key: RouteKey, value: RouteValue | None) -> None:
         self._refusal_by_key.pop(key, None)
         if value is None:
+            # What is believed there may be less than what is there; the write that would have told will not come.
+            self.needs_read |= key in self._suspect
             self._routes.drop_desired(key)
         else:
             self._routes.set_desired(key, (value,))
@@ -332,29 +340,34 @@ class RoutePlan:
         key, value = event.key, event.value
         if key in self._in_flight:  # before or after our own write? `absorb` settles it
             self._contested.add(key)
+        elif key in self._unheard:  # it happened before our write, and the write ended with what it says
+            self._lose(key)
+            return not self.is_settled
         believed = self._routes.believed.get(key, ())
         if not event.is_ours:
-            if not believed:
-                return False
-            # A foreign route took the place of ours, or of one of several.
-            self._suspect.add(key)
-            self._lose(key)
+            # A foreign route took the place of ours, or of one of several; where that is in doubt already, only a
+            # read can tell.
+            self.needs_read |= key in self._suspect
+            if believed:
+                self._suspect.add(key)
+                self._lose(key)
             return not self.is_settled
         if not event.is_new:
             if value not in believed:  # removed in a shape that was never announced, or known to be gone
                 self.needs_read |= bool(believed)
             self._believe_without(key, value)
             return not self.is_settled
-        self._suspect.add(key)
-        if event.is_replace:
-            self.needs_read |= len(believed) > 1
+        if event.is_replace:  # of the first one there, which may be none of ours
+            self.needs_read |= key in self._suspect or len(believed) > 1
             self._believe(key, (value,))
         elif value not in believed:
             self._believe(key, (*believed, value))
+        self._suspect.add(key)
         return not self.is_settled
 
     def _lose(self, key: RouteKey) -> None:
         if key in self._routes.desired:
+            self._suspect.add(key)
             self._believe(key, ())  # writing it again is harmless, believing the wrong thing is not
         else:
             self.needs_read = True
@@ -372,6 +385,7 @@ class RoutePlan:
     def _begin(self, operations: Sequence[RouteOperation]) -> RoutePlanned:
         self._contested.clear()
         self._in_flight = {operation.key: operation.value.interface for operation in operations}
+        self._unheard.update(self._in_flight)
         return tuple(operations)
 
     def _open_work(self) -> bool:
