@@ -24,6 +24,7 @@ from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.read import read_table
 from felix.dataplane.nft.types import KernelTable, NftConfig, NftPort
 from felix.model.keys import ResourceKey
+from felix.model.net import parse_net
 from tests.model.host_worlds import bindings, make_host_endpoint
 from tests.model.namespaces import enter_private_network
 from tests.model.nft_worlds import deltas, drive
@@ -75,10 +76,18 @@ def test_restart_after_any_program_writes_nothing(kernel: NftWorker, delta: Desi
     kernel.call_blocking(_program, delta, hosts)
 
 
-def test_tracked_port_beside_a_set_of_source_ports_is_taken_and_read_back(kernel: NftWorker) -> None:
+_ASKED_AGAIN = [
+    (EntityMatch(not_port_sets=("http@s1",)), EntityMatch(not_ports=(PortRange(0, 0),))),
+    (EntityMatch(), EntityMatch((parse_net("10.1.2.3"),), ports=(PortRange(0, 80),), not_ports=(PortRange(8, 9),))),
+]
+
+
+@pytest.mark.parametrize(("source", "destination"), _ASKED_AGAIN, ids=["source ports in a set", "two words on a port"])
+def test_rule_on_tracked_port_is_taken_and_read_back(
+    kernel: NftWorker, source: EntityMatch, destination: EntityMatch
+) -> None:
     key = ResourceKey("GlobalNetworkPolicy", "", "p0")
-    source = EntityMatch(not_port_sets=("http@s1",))
-    rule = CompiledRule(Action.ALLOW, source=source, destination=EntityMatch(not_ports=(PortRange(0, 0),)))
+    rule = CompiledRule(Action.ALLOW, source=source, destination=destination)
     pre_dnat = (StackTier("a", (key,), Action.PASS),)
     ingress = Stack((), (), pre_dnat=pre_dnat)
     stacks = HostStacks(ingress, Stack((), ()), pre_dnat=Stack(pre_dnat, (), Action.PASS))

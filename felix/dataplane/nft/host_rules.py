@@ -100,7 +100,11 @@ def _as_tracked(text: str) -> list[str]:
 
     Several where nft has no set of tracked ports.
     """
-    text = _ADDRESS.sub(r"ct original \1 daddr", text)
+    return _with_tracked_ports(_ADDRESS.sub(r"ct original \1 daddr", text))
+
+
+def _with_tracked_ports(text: str) -> list[str]:
+    """Returns the same about the port alone: what is wanted, and what is not, one after the other."""
     found = _PORT.search(text)
     if found is None:
         return [text]
@@ -114,5 +118,4 @@ def _as_tracked(text: str) -> list[str]:
     before, after = text[: found.start()], text[found.end() :]
     if f"{word} sport" in after:  # nft reads a tracked port only behind what says of which protocol, and lists it so
         before, after = f"{before}{after.lstrip()} ", ""
-    texts = [before + term + after for term in terms]
-    return [one for text in texts for one in (_as_tracked(text) if _PORT.search(text) else [text])]
+    return [one for term in terms for one in _with_tracked_ports(before + term + after)]
