@@ -322,7 +322,10 @@ class RoutePlan:
             self._routes.note_absent(key)
 
     def _believe_without(self, key: RouteKey, value: RouteValue) -> None:
-        self._believe(key, tuple(one for one in self._routes.believed.get(key, ()) if one != value))
+        remaining = list(self._routes.believed.get(key, ()))
+        if value in remaining:  # IPv6 can hold the same one twice
+            remaining.remove(value)
+        self._believe(key, tuple(remaining))
 
     def _index_values(self, key: RouteKey, values: tuple[RouteValue, ...]) -> None:
         for value in values:
