@@ -11,6 +11,7 @@ from typing import NamedTuple, NoReturn
 from felix.cli.connection import CONNECTION_HELP, add_connection_options, run_with_etcd
 from felix.cli.kinds import KINDS_HELP, find_kind
 from felix.cli.manifest import Item, Sheet, read_manifest
+from felix.cli.pools import warn_of_use
 from felix.cli.store import (
     DEFAULT_NAMESPACE,
     POLICY_KINDS,
@@ -122,6 +123,7 @@ async def _delete_all(client: EtcdClient, targets: Sequence[Target], *, is_skipp
     kinds = {stored.key.kind for _, stored in present}
     what = f"'{kinds.pop()}' resource(s)" if len(kinds) == 1 else "resource(s)"
     print(f"Successfully deleted {len(present)} {what}")
+    await warn_of_use(client, [stored for _, stored in present])
     return ExitCode.OK
 
 

@@ -17,6 +17,7 @@ from felix.calc.limits import read_limits
 from felix.cli.connection import CONNECTION_HELP, add_connection_options, run_with_etcd
 from felix.cli.fill import fill_document
 from felix.cli.manifest import Item, Sheet, read_manifest
+from felix.cli.pools import POOL, find_overlap, list_pools
 from felix.cli.store import DEFAULT_NAMESPACE, Document, Stored, Write, find_spellings, find_stored, write_all
 from felix.clock import wall_s
 from felix.config.exits import ExitCode
@@ -25,7 +26,7 @@ from felix.errors import DataError
 from felix.model.codec import encode
 from felix.model.keys import NAMESPACED_KINDS, ResourceKey
 from felix.model.policies import DEFAULT_TIER
-from felix.model.records import Policy, ResourceRecord, WorkloadEndpoint
+from felix.model.records import IPPool, Policy, ResourceRecord, WorkloadEndpoint
 from felix.model.shape import Flaw, simplify
 from felix.model.validate import Judgement, judge
 from felix.model.values import policy_tier
@@ -191,8 +192,22 @@ def _summary(done: Sequence[Order], same: int, verb: Verb) -> str:
     return f"Successfully {verb.value} {len(done)} {what}" + (f" ({same} unchanged)" if same else "")
 
 
+async def _check_pools(client: EtcdClient, group: Sequence[Order]) -> None:
+    """Raises Refusal for a pool that shares addresses with another one, stored or of the same document."""
+    pools = [order for order in group if order.key.kind == POOL]
+    if not pools:
+        return
+    documents = {one.key: one.document for one in await list_pools(client)}
+    documents |= {order.key: order.document for order in pools}
+    for order in pools:
+        overlap = find_overlap(order.key, order.document, documents.items())
+        if overlap:
+            raise Refusal(order.sheet.explain(order.item, Flaw(("spec", "cidr"), _cidr(order), overlap)))
+
+
 async def _write_group(client: EtcdClient, group: Sequence[Order], verb: Verb, *, is_skipping: bool) -> int:
     """Returns how many of the resources of one document were written; the others were right already."""
+    await _check_pools(client, group)
     for attempt in range(ATTEMPTS):
         stored = await find_stored(client, [find_spellings(order.key, order.tier) for order in group])
         now = datetime.fromtimestamp(wall_s(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -238,6 +253,11 @@ def _check_unchangeable(order: Order, old: Stored) -> None:
         if spec.get(field) and before.get(field) and spec[field] != before[field]:
             flaw = Flaw(("spec", field), spec[field], f"cannot be changed, it is {before[field]}; make a new pool")
             raise Refusal(order.sheet.explain(order.item, flaw))
+
+
+def _cidr(order: Order) -> str:
+    assert isinstance(order.record, IPPool)
+    return order.record.spec.cidr
 
 
 def _refuse(order: Order, reason: str) -> Refusal:

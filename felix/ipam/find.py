@@ -186,7 +186,7 @@ class Finder:
         return sorted(found, key=lambda one: hashlib.sha256(f"{self._request.host} {one.net}".encode()).digest())
 
     def _overlaps(self, net: Net) -> bool:
-        return any(operator.contains(one, net) or operator.contains(net, one) for one in self._blocks)
+        return any(net.overlaps(one) for one in self._blocks)
 
     def _explain(self, version: int, pools: Sequence[Pool], count: int) -> str:
         """Returns why there is nothing left, with figures of each pool."""

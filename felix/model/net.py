@@ -51,6 +51,10 @@ class Net(NamedTuple):
             return False
         return other.value >> (self.bits - self.length) == self.value >> (self.bits - self.length)
 
+    def overlaps(self, other: Net) -> bool:
+        """Whether the two have an address in common."""
+        return self.version == other.version and self.value <= other.last and other.value <= self.last
+
     def __str__(self) -> str:
         return f"{self.address}/{self.length}"
 

@@ -150,7 +150,7 @@ def _find_pool_flaws(spec: IPPoolSpec) -> Iterator[Flaw]:
             (*SPEC, "cidr"), spec.cidr, f"has bits behind its prefix length, or is not in short form; give {net}"
         )
     for other in _NOT_POOLS:
-        if net.version == other.version and net.value <= other.last and other.value <= net.last:
+        if net.overlaps(other):
             yield Flaw((*SPEC, "cidr"), spec.cidr, f"overlaps with {other}, which is not for workloads")
     is_ipip, is_vxlan = (mode in {"Always", "CrossSubnet"} for mode in (spec.ipip_mode, spec.vxlan_mode))
     if is_ipip and is_vxlan:

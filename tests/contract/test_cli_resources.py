@@ -13,6 +13,8 @@ import pytest
 from felix.__main__ import main
 from felix.config.exits import ExitCode
 from felix.datastore.etcd import EtcdClient, EtcdSettings
+from felix.ipam.apply import Allocator
+from felix.ipam.types import Request
 from felix.model.codec import decode
 from felix.model.keys import parse_key
 from tests.support.etcd import EtcdServer, running_etcd
@@ -73,6 +75,13 @@ async def empty(server: EtcdServer) -> None:
     await client.close()
 
 
+async def give_addresses(server: EtcdServer, count: int) -> None:
+    client = EtcdClient(EtcdSettings((server.endpoint,)))
+    await client.put("/calico/resources/v3/projectcalico.org/nodes/h1", b'{"metadata": {"name": "h1"}, "spec": {}}')
+    await Allocator(client).auto_assign(Request("h1", "net.one", count, pools=("busy",)))
+    await client.close()
+
+
 @pytest.fixture
 def felix(
     server: EtcdServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -114,6 +123,34 @@ def test_apply_stores_what_calico_stores_and_the_agent_reads(felix: Felix) -> No
     assert key is not None
     record, problems = decode(key, json.dumps(endpoint).encode())
     assert (record is not None, problems) == (True, ())
+
+
+def make_pool(name: str, cidr: str) -> str:
+    return (
+        "apiVersion: projectcalico.org/v3\nkind: IPPool\n"
+        f"metadata: {{name: {name}}}\nspec: {{cidr: {cidr}, natOutgoing: true}}\n"
+    )
+
+
+@pytest.mark.parametrize("cidr", ["10.0.0.0/16", "10.0.128.0/24", "10.0.0.0/8"])
+def test_pool_that_shares_addresses_with_another_is_refused(felix: Felix, cidr: str) -> None:
+    felix("apply", text=make_pool("first", "10.0.0.0/16"))
+    code, out, err = felix("apply", text=make_pool("second", cidr))
+    assert (code, out) == (ExitCode.FAILED, "")
+    assert "IPPool(second): spec.cidr: shares addresses with IPPool(first), which has 10.0.0.0/16" in err
+    assert f"(seen: {cidr})" in err
+    assert felix("get", "ippool", "second").code != 0
+    assert felix("apply", text=make_pool("first", "10.0.0.0/16").replace("true", "false")).code == 0
+    assert felix("apply", text=make_pool("third", "10.1.0.0/16") + "---\n" + make_pool("v6", "fd00::/48")).code == 0
+
+
+def test_pool_that_goes_while_addresses_are_in_use_is_told_of(felix: Felix, server: EtcdServer) -> None:
+    felix("apply", text=make_pool("busy", "10.0.0.0/16") + "---\n" + make_pool("idle", "10.1.0.0/16"))
+    asyncio.run(give_addresses(server, 3))
+    assert felix("delete", "ippool", "idle").err == ""
+    code, _, err = felix("delete", "ippool", "busy")
+    assert code == 0
+    assert err.startswith("warning: IPPool(busy): 3 of its addresses are in use")
 
 
 def test_apply_twice_writes_nothing(felix: Felix) -> None:
