@@ -140,7 +140,7 @@ def test_container_talks_by_policy_at_the_answer_and_leaves_nothing(yard: Yard) 
     for name in ("server", "friend", "stranger"):
         assert len(as_list(yard.detach(name)["released"])) == 2
     assert "eth0" not in server.run(["ip", "link"]).stdout
-    wait_until(yard.is_clean, 10.0, "nothing to be left")
+    wait_until(yard.is_clean, 20.0, "nothing to be left")
     assert yard.detach("server") == {"was_there": False, "released": []}
 
 
@@ -203,7 +203,7 @@ def test_fifty_containers_at_once_are_attached_and_collected(yard: Yard) -> None
     assert isinstance(gone, dict)
     assert (len(gone["detached"]), len(gone["released"]), gone["failures"]) == (49, 98, [])
     yard.detach("c0")
-    wait_until(yard.is_clean, 10.0, "nothing to be left")
+    wait_until(yard.is_clean, 20.0, "nothing to be left")
 
 
 def test_agent_killed_again_and_again_while_it_attaches_loses_nothing(yard: Yard) -> None:
@@ -221,7 +221,7 @@ def test_agent_killed_again_and_again_while_it_attaches_loses_nothing(yard: Yard
             time.sleep(delay_s)
             yard.host.stop_agent(signal.SIGKILL)
             yard.host.start_agent()
-            wait_until(lambda: _is_ready(yard), 10.0, "the agent to take containers", 0.002)
+            wait_until(lambda: _is_ready(yard), 20.0, "the agent to take containers", 0.002)
         at = {name: address_of(one.result(60.0)) for name, one in zip(names, asked, strict=True)}
     assert len(set(at.values())) == len(names)
     assert (yard.held(), len(yard.links()), status(yard.host)["attachments"]) == (24, 12, 12)
@@ -229,7 +229,7 @@ def test_agent_killed_again_and_again_while_it_attaches_loses_nothing(yard: Yard
         assert yard.places[name].connect(at["c0"], protocol="icmp").ok
     for name in names:
         yard.detach(name)
-    wait_until(yard.is_clean, 10.0, "nothing to be left")
+    wait_until(yard.is_clean, 20.0, "nothing to be left")
 
 
 def _is_ready(yard: Yard) -> bool:
@@ -268,11 +268,11 @@ def test_etcd_stopped_while_containers_are_attached_leaves_nothing_half(yard: Ya
     wait_until(lambda: metric(yard.host, "felix_attach_debts") == 0, 20.0, "what is owed to be paid", 0.1)
     wait_until(lambda: metric(yard.host, "felix_etcd_connected") == 1, 20.0, "the watch to stand", 0.1)
     there = len(names) - len(codes)
-    wait_until(lambda: status(yard.host)["attachments"] == there, 10.0, "the agent to know what there is")
+    wait_until(lambda: status(yard.host)["attachments"] == there, 20.0, "the agent to know what there is")
     wait_until(lambda: (yard.held(), len(yard.links())) == (2 * there, there), 20.0, "the rest to be undone", 0.1)
     for name in names:
         yard.detach(name)
-    wait_until(yard.is_clean, 10.0, "nothing to be left")
+    wait_until(yard.is_clean, 20.0, "nothing to be left")
 
 
 def test_containers_that_vanished_are_removed_after_the_grace(lab: Lab) -> None:
@@ -288,5 +288,5 @@ def test_containers_that_vanished_are_removed_after_the_grace(lab: Lab) -> None:
         assert len(yard.keys()) == 4
     finally:
         yard.clear()  # as by a reboot: the namespace is gone, and the interface with it
-    wait_until(lambda: len(yard.keys()) == 2, 10.0, "the attachment to be removed")
+    wait_until(lambda: len(yard.keys()) == 2, 20.0, "the attachment to be removed")
     assert yard.held() == 2

@@ -152,7 +152,7 @@ def test_containers_under_fire_have_their_addresses_alone_and_leave_nothing(flee
             assert outcome.code == 0, outcome.text
         _check_talking(fleet.kept)
         list(pool.map(Container.stop, fleet.kept))
-    wait_until(lambda: not fleet.find_left(), 10.0, "nothing to be left", 0.2)
+    wait_until(lambda: not fleet.find_left(), 20.0, "nothing to be left", 0.2)
     for host in fleet.lab.hosts:
         assert not host.agent_log.read_text().partition("Traceback")[2][:3000]
 
@@ -162,7 +162,7 @@ def _check_talking(containers: list[Container]) -> None:
     for one, other in zip(containers, [*containers[1:], containers[0]], strict=True):
         for address in other.addresses:
             reaches = partial(_reaches, one.place, address)
-            wait_until(reaches, 10.0, f"{one.name} to reach {address}", 0.1)  # across hosts BIRD has to tell first
+            wait_until(reaches, 20.0, f"{one.name} to reach {address}", 0.1)  # across hosts BIRD has to tell first
 
 
 def _reaches(place: Place, address: str) -> bool:

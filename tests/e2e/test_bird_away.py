@@ -28,7 +28,7 @@ def test_bird_killed_under_load_loses_no_packet_between_hosts(lab: Lab, tmp_path
         stream(stranger, far, targets, 7002) as denied,
     ):
         host.stop_bird(signal.SIGKILL)
-        wait_until(lambda: metric(host, "felix_bird_up") == 0, 10.0, "the loss of BIRD to be noticed", 0.05)
+        wait_until(lambda: metric(host, "felix_bird_up") == 0, 20.0, "the loss of BIRD to be noticed", 0.05)
         assert host.is_agent_ready()
         assert "BIRD" in str(_bgp(host)["fault"])
         host.start_bird()
@@ -54,8 +54,8 @@ def test_bird_stopped_leaves_policy_and_local_routes_and_its_routes_come_back(la
         stream(stranger, local, [local.ipv4, local.ipv6], 7002) as denied,
     ):
         host.stop_bird()
-        wait_until(lambda: not near.connect(far.ipv4, 80, "tcp", 0.2).ok, 10.0, "BIRD's routes to go")
-        wait_until(lambda: metric(host, "felix_bird_up") == 0, 10.0, "the loss of BIRD to be noticed", 0.05)
+        wait_until(lambda: not near.connect(far.ipv4, 80, "tcp", 0.2).ok, 20.0, "BIRD's routes to go")
+        wait_until(lambda: metric(host, "felix_bird_up") == 0, 20.0, "the loss of BIRD to be noticed", 0.05)
         assert host.is_agent_ready()
         late = lab.add_workload(host, "late", profiles=["open"])
         wait_up(host, "late")
@@ -112,7 +112,7 @@ def _can_connect(source: Workload, address: str) -> bool:
 
 
 def _wait_fault(host: Host, text: str) -> None:
-    wait_until(lambda: text in str(_bgp(host)["fault"]), 10.0, f"the fault of BIRD to be named on {host.name}", 0.05)
+    wait_until(lambda: text in str(_bgp(host)["fault"]), 20.0, f"the fault of BIRD to be named on {host.name}", 0.05)
 
 
 def _bgp(host: Host) -> dict[str, Json]:

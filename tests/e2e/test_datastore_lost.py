@@ -49,9 +49,9 @@ def test_emptied_datastore_is_held_over_a_restart_until_a_person_confirms(lab: L
     assert log_count(host, f"ERROR felix.report: deletion held: {_COUNT} of {_COUNT} endpoints would go") == 2
 
     consent.touch()
-    wait_until(lambda: metric(host, "felix_mass_deletion_held") == 0, 5.0, "the end of the hold", 0.05)
+    wait_until(lambda: metric(host, "felix_mass_deletion_held") == 0, 20.0, "the end of the hold", 0.05)
     host.wait_agent_ready()
-    wait_until(lambda: not one.connect(other.ipv4, 80, "tcp", 0.2).ok, 5.0, "the endpoints to go")
+    wait_until(lambda: not one.connect(other.ipv4, 80, "tcp", 0.2).ok, 20.0, "the endpoints to go")
     assert not consent.exists()
     assert status(host)["held"] == ""
 
@@ -66,12 +66,12 @@ def test_emptied_datastore_that_is_filled_again_ends_the_hold_and_nothing_was_lo
     interface = other.interface
     host.configure(f"link set {interface} down")  # the last good state is kept, not only left alone
     host.configure(f"link set {interface} up")
-    wait_until(lambda: one.connect(other.ipv4, 80, "tcp", 0.2).ok, 5.0, "the way to w1")
+    wait_until(lambda: one.connect(other.ipv4, 80, "tcp", 0.2).ok, 20.0, "the way to w1")
 
     for key, document in stored.items():
         if key != other.record.key:
             lab.store.put(key, document)
-    wait_until(lambda: metric(host, "felix_mass_deletion_held") == 0, 5.0, "the end of the hold", 0.05)
+    wait_until(lambda: metric(host, "felix_mass_deletion_held") == 0, 20.0, "the end of the hold", 0.05)
     wait_status(host, "w1", "")  # one deletion that nobody took back
     assert not one.connect(other.ipv4, 80, "tcp", 0.2).ok
     assert one.connect(lab.workloads["w2"].ipv4, protocol="icmp").ok
@@ -81,7 +81,7 @@ def test_replaced_cluster_is_held_and_named_and_the_old_one_is_taken_up_again(la
     host = _start(lab)
     one, other = lab.workloads["w0"], lab.workloads["w1"]
     other.listen(80)
-    wait_until(lambda: metric(host, "felix_etcd_connected") == 1, 5.0, "the watch", 0.05)
+    wait_until(lambda: metric(host, "felix_etcd_connected") == 1, 20.0, "the watch", 0.05)
     data, old = lab.directory / "etcd" / "data", lab.directory / "etcd" / "data.old"
     with Monitor(host, tmp_path) as monitor:
         lab.stop_etcd()

@@ -247,7 +247,7 @@ def test_each_part_of_a_full_table_that_somebody_changes_is_mended(lab: Lab) -> 
     def damage(commands: Sequence[str]) -> None:
         for command in commands:
             host.run(["nft", "-f", "-"], stdin=command)
-            wait_until(lambda: world.read_table() == before, 5.0, f"'{command}' to be mended", 0.02)
+            wait_until(lambda: world.read_table() == before, 20.0, f"'{command}' to be mended", 0.02)
 
     with world.streams() as (_, _, denied):
         damage(behind_hooks)
@@ -275,7 +275,7 @@ def test_named_port_that_moves_cuts_who_came_by_an_external_address_and_nobody_e
         return "".join(found).count(f"dport={port} ")
 
     with world.streams() as (allowed, outer, denied):
-        wait_until(lambda: min(count_open(_ALLOWED), count_open(_OUTER)) > 1, 5.0, "the streams")
+        wait_until(lambda: min(count_open(_ALLOWED), count_open(_OUTER)) > 1, 20.0, "the streams")
         revision = lab.store.put(world.server.record.key, {**stored[0], "spec": {**written, "ports": ports}})
         wait_revision(host, revision)
         wait_until(lambda: not count_open(_OUTER), 2.0, "those who came from outside to be cut", 0.02)

@@ -50,7 +50,7 @@ def test_lost_hosts_are_given_up_once_their_routes_are_gone_too_and_clean_up_whe
     paused.stop_bird()
     wait_until(lambda: not any(_endpoints(lab, name) for name in _LOST), 30.0, "the endpoints to go", 0.05)
     assert time.monotonic() - began_at >= _HOST_GRACE_S
-    wait_until(lambda: [*map(_fence, [lab] * 2, _LOST)] == ["done"] * 2, 10.0, "the hosts to be cleaned", 0.05)
+    wait_until(lambda: [*map(_fence, [lab] * 2, _LOST)] == ["done"] * 2, 20.0, "the hosts to be cleaned", 0.05)
     _wait_lost(first, "fenced")
     assert _holders(lab, lab.workloads["w0"].ipv4) == _holders(lab, lab.workloads["v0"].ipv4) == []
     assert not any(lab.store.list_prefix(f"/calico/ipam/v2/host/{name}/") for name in _LOST)
@@ -84,7 +84,7 @@ def test_leak_that_was_seen_before_etcd_went_away_waits_a_whole_grace_period_aga
     host.start_agent(environment={**_PACE, "FELIX_IPAMLEAKGRACEPERIOD": "2"})
     host.wait_agent_ready()
     leak = lab.add_workload(host, "leak", write_endpoint=False)
-    wait_until(lambda: metric(host, "felix_ipam_leaks", kind="address") == 2, 10.0, "the leak to be seen", 0.05)
+    wait_until(lambda: metric(host, "felix_ipam_leaks", kind="address") == 2, 20.0, "the leak to be seen", 0.05)
     lab.stop_etcd()
     wait_until(lambda: metric(host, "felix_collector_leader") == 0, 20.0, "the collector to resign", 0.05)
     lab.start_etcd()
@@ -125,7 +125,7 @@ def _wait_lost(host: Host, state: str) -> None:
 
 
 def _wait_metric(host: Host, name: str, value: float) -> None:
-    wait_until(lambda: metric(host, name) == value, 5.0, f"{name} to be {value}", 0.05)
+    wait_until(lambda: metric(host, name) == value, 20.0, f"{name} to be {value}", 0.05)
 
 
 def _endpoints(lab: Lab, host_name: str) -> dict[str, Document]:

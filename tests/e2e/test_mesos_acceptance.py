@@ -74,7 +74,7 @@ class Stage:
     def assert_clean(self) -> None:
         """Neither kernel nor datastore has anything of a task."""
         for host in self.lab.hosts:
-            wait_until(partial(self._is_clean, host), 5.0, f"{host.name} to be as it was", 0.05)
+            wait_until(partial(self._is_clean, host), 20.0, f"{host.name} to be as it was", 0.05)
         keys = [*self.lab.store.list_prefix("/calico/resources/v3/projectcalico.org/workloadendpoints/")]
         keys += self.lab.store.list_prefix("/calico/ipam/v2/handle/")
         assert keys == []
@@ -175,7 +175,7 @@ async def test_tasks_that_opted_out_talk_over_host_ports_and_no_plug_in_runs(sta
         listener = await start(mesos, "h1", server)
         address = listener.statuses[0].addresses[0]
         assert address == stage.lab.hosts[0].ipv4
-        wait_until(lambda: stage.lab.hosts[0].http_get(9400, "/")[0] == 200, 5.0, "the listener", 0.02)
+        wait_until(lambda: stage.lab.hosts[0].http_get(9400, "/")[0] == 200, 20.0, "the listener", 0.02)
         fetch = FETCH.format(address=address, port=9400)
         assert await outcome(mesos, "h2", make_task(fetch, groups=None, is_custom=is_custom)) == "TASK_FINISHED"
         assert stage.plug_in.calls() == []

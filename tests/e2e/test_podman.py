@@ -228,7 +228,7 @@ def _wait_survey(lab: Lab, host: Host, wanted: dict[str, Sequence[str]]) -> None
         return _survey(lab, host) == wanted
 
     try:
-        wait_until(is_reached, 5.0, "nothing to be left", 0.05)
+        wait_until(is_reached, 20.0, "nothing to be left", 0.05)
     finally:
         assert _survey(lab, host) == wanted
 
@@ -239,4 +239,4 @@ def _wait_connected(source: Running, target: Running) -> None:
     def is_reached() -> bool:
         return all(source.connect(address, 80, timeout_s=0.3).ok for address in (target.ipv4, target.ipv6))
 
-    wait_until(is_reached, 10.0, f"{source} to reach {target}", 0.05)
+    wait_until(is_reached, 20.0, f"{source} to reach {target}", 0.05)

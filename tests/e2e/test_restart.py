@@ -66,7 +66,7 @@ def test_agent_killed_again_and_again_while_it_starts_with_news_ends_right(lab: 
             lab.add_workload(host, f"late{number}", profiles=["guarded"])
             host.agent_log.unlink()
             host.start_agent()
-            wait_until(lambda: _has_begun(host), 10.0, "the agent's first word", 0.001)
+            wait_until(lambda: _has_begun(host), 20.0, "the agent's first word", 0.001)
             time.sleep(delay_s)
             host.stop_agent(signal.SIGKILL)
         host.start_agent()

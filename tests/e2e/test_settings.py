@@ -30,23 +30,23 @@ def test_settings_of_the_datastore_shape_a_start_and_live_ones_a_running_agent(l
     host = lab.hosts[0]
     host.wait_agent_ready()
     configure(lab)
-    wait_until(lambda: metric(host, "felix_restart_wanted") == 1.0, 5.0, "the new port to be announced")
+    wait_until(lambda: metric(host, "felix_restart_wanted") == 1.0, 20.0, "the new port to be announced")
 
     assert host.stop_agent()
     host.start_agent()
     host.wait_agent_ready()
-    wait_until(lambda: is_served(host, PORT), 5.0, "metrics at the port of the datastore")
+    wait_until(lambda: is_served(host, PORT), 20.0, "metrics at the port of the datastore")
     assert not is_served(host, 9091)
 
     configure(lab, routeRefreshInterval="100ms")
     reads = reads_of(host)
-    wait_until(lambda: reads_of(host) >= reads + 5, 5.0, "routes to be read more often")
+    wait_until(lambda: reads_of(host) >= reads + 5, 20.0, "routes to be read more often")
 
     configure(lab, logPrefix='no "quotes"', interfacePrefix="cali,tap")
-    wait_until(lambda: any("LogPrefix" in text for text in problems(host)), 5.0, "the bad value to be named")
-    wait_until(lambda: at_new_port(host, "felix_restart_wanted") == 1.0, 5.0, "the prefix to be announced")
+    wait_until(lambda: any("LogPrefix" in text for text in problems(host)), 20.0, "the bad value to be named")
+    wait_until(lambda: at_new_port(host, "felix_restart_wanted") == 1.0, 20.0, "the prefix to be announced")
     configure(lab)
-    wait_until(lambda: at_new_port(host, "felix_restart_wanted") == 0.0, 5.0, "the announcement to be taken back")
+    wait_until(lambda: at_new_port(host, "felix_restart_wanted") == 0.0, 20.0, "the announcement to be taken back")
     assert host.is_agent_ready()
 
 

@@ -65,7 +65,7 @@ def test_unprogrammable_rule_among_a_thousand_policies_closes_its_endpoints_only
             revision = lab.apply(_policy(_OFFENDER, _FIRST_PORT + _OFFENDER))
         wait_revision(host, revision, 20.0)
         wait_up(host, "client", "many")
-        wait_until(lambda: bool(problems(host)), 10.0, "the problem")
+        wait_until(lambda: bool(problems(host)), 20.0, "the problem")
         for port in ports:
             with client.open(many.ipv4, port), client.open(many.ipv6, port):
                 pass
@@ -91,7 +91,7 @@ def test_unprogrammable_rule_among_a_thousand_policies_closes_its_endpoints_only
     assert log_count(host, name) > 0
     revision = lab.apply(_policy(_OFFENDER, 81))
     wait_revision(host, revision)
-    wait_until(lambda: not problems(host), 10.0, "the problem to be gone")
+    wait_until(lambda: not problems(host), 20.0, "the problem to be gone")
     assert metric(host, "felix_refused_policies") == 0
     victim.listen(81)
     with client.open(victim.ipv4, 81):

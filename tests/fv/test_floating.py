@@ -66,7 +66,7 @@ def test_external_address_leads_to_its_endpoint_from_everywhere_and_back(fleet: 
                 assert read_source(outside, near, version, kind)[0] == outside.address(version)
                 assert read_source(h1, near, version, kind, to=external)
         # BGP tells the others the way.
-        wait_until(lambda: all(is_learnt(fleet, version) for version in EXTERNAL), 10.0, "routes by BGP")
+        wait_until(lambda: all(is_learnt(fleet, version) for version in EXTERNAL), 20.0, "routes by BGP")
         for version, external in EXTERNAL.items():
             assert read_source(far, near, version, to=external)[0] == far.address(version)
         with fleet.stored(
@@ -97,7 +97,7 @@ def test_external_address_moves_with_its_connections_and_survives_a_restart(flee
             kept.sendall(b"still there")
             assert kept.recv(64) == b"still there"
         fleet.h1.run(["nft", "flush", "map", "inet", "felix", "floating-in4"])
-        wait_until(lambda: is_answered(outside, near, 4, to=EXTERNAL[4]), 5.0, "the map to be filled again")
+        wait_until(lambda: is_answered(outside, near, 4, to=EXTERNAL[4]), 20.0, "the map to be filled again")
     with fleet.changed("guest", ipNATs=nats(fleet, "guest")):
         assert read_source(outside, guest, 4, to=EXTERNAL[4])[0] == outside.ipv4
 

@@ -104,4 +104,4 @@ def restart(fleet: Fleet, environment: dict[str, str]) -> None:
     fleet.h1.wait_agent_ready()
     for name in ("client", "guest", "near"):
         fleet.wait_up(name)
-    wait_until(lambda: fleet.is_open("icmp 8 to far"), 10.0, "BGP")
+    wait_until(lambda: fleet.is_open("icmp 8 to far"), 20.0, "BGP")

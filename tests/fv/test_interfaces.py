@@ -34,7 +34,7 @@ def test_interface_that_comes_later_than_its_endpoint_is_connected_then(fleet: F
     assert stored is not None
     fleet.lab.store.delete(path)
     fleet.h1.configure(f"link del {moody.interface}")
-    wait_until(lambda: fleet.endpoint_status("moody") == ("", ""), 5.0, "the endpoint to be gone")
+    wait_until(lambda: fleet.endpoint_status("moody") == ("", ""), 20.0, "the endpoint to be gone")
 
     fleet.wait_applied(fleet.lab.store.put(path, stored[0]))
 
@@ -47,7 +47,7 @@ def test_interface_that_comes_later_than_its_endpoint_is_connected_then(fleet: F
 def test_interface_that_is_removed_and_added_again_is_connected_again(fleet: Fleet, moody: Workload) -> None:
     for _ in range(3):
         fleet.h1.configure(f"link del {moody.interface}")
-        wait_until(lambda: fleet.endpoint_status("moody")[0] == "down", 5.0, "the endpoint to be down")
+        wait_until(lambda: fleet.endpoint_status("moody")[0] == "down", 20.0, "the endpoint to be down")
         fleet.lab.plug_in_workload("moody")
         fleet.wait_up("moody")
     fleet.check_packets(ALL, ())
@@ -67,14 +67,14 @@ def test_link_that_flaps_twenty_times_has_its_routes_and_neighbours_back(fleet: 
     for _ in range(20):
         fleet.h1.configure(f"link set {moody.interface} down", f"link set {moody.interface} up")
 
-    wait_until(lambda: read_state() == before, 5.0, "routes and neighbours of both families")
+    wait_until(lambda: read_state() == before, 20.0, "routes and neighbours of both families")
     fleet.wait_up("moody")
     fleet.check_packets(ALL, ())
 
 
 def test_link_that_is_down_is_said_to_be_down(fleet: Fleet, moody: Workload) -> None:
     fleet.h1.configure(f"link set {moody.interface} down")
-    wait_until(lambda: fleet.endpoint_status("moody")[0] == "down", 5.0, "the endpoint to be down")
+    wait_until(lambda: fleet.endpoint_status("moody")[0] == "down", 20.0, "the endpoint to be down")
     fleet.check_packets(("tcp 80 to near",), ("tcp 80 to moody",))
     fleet.h1.configure(f"link set {moody.interface} up")
     fleet.wait_up("moody")
@@ -83,7 +83,7 @@ def test_link_that_is_down_is_said_to_be_down(fleet: Fleet, moody: Workload) -> 
 
 def test_interface_under_another_name_is_closed_until_it_has_its_own_again(fleet: Fleet, moody: Workload) -> None:
     fleet.h1.configure(f"link set {moody.interface} down", f"link set {moody.interface} name calistranger up")
-    wait_until(lambda: fleet.endpoint_status("moody")[0] == "down", 5.0, "the endpoint to be down")
+    wait_until(lambda: fleet.endpoint_status("moody")[0] == "down", 20.0, "the endpoint to be down")
 
     fleet.check_packets(("tcp 80 to near",), ("tcp 80 to moody", "moody tcp 80 to far", "moody icmp6 128 to near"))
 
@@ -100,8 +100,8 @@ def test_endpoint_that_moves_to_another_host_is_followed_by_its_traffic(fleet: F
         fleet.add("moody", host, "blue", "30", block=1, role="moody")
         fleet.wait_up("moody")
         assert (fleet.lab.workloads["moody"].ipv4, fleet.lab.workloads["moody"].ipv6) == addresses
-        wait_until(lambda: fleet.is_open("near icmp 8 to moody"), 15.0, f"the way to {moody.ipv4} on {host.name}")
-        wait_until(lambda: fleet.is_open("near icmp6 128 to moody"), 15.0, f"the way to {moody.ipv6} on {host.name}")
+        wait_until(lambda: fleet.is_open("near icmp 8 to moody"), 20.0, f"the way to {moody.ipv4} on {host.name}")
+        wait_until(lambda: fleet.is_open("near icmp6 128 to moody"), 20.0, f"the way to {moody.ipv6} on {host.name}")
         fleet.check_packets((*ALL, "far tcp 80 to moody"), ())
 
 
@@ -109,10 +109,10 @@ def test_address_of_two_endpoints_belongs_to_the_lower_key_and_the_other_is_name
     near = fleet.lab.workloads["near"]
     claim: Document = {"interfaceName": "calitwin", "ipNetworks": [f"{near.ipv4}/32", f"{near.ipv6}/128"]}
     with claimant(fleet, fleet.h1, "h1-cni-twin-eth0", claim) as name:
-        wait_until(lambda: is_reported(fleet, name, near.ipv4), 5.0, "the conflict to be reported")
+        wait_until(lambda: is_reported(fleet, name, near.ipv4), 20.0, "the conflict to be reported")
         fleet.check_packets(("tcp 80 to near", "icmp6 128 to near", "near tcp 80 to far"), ())
     with claimant(fleet, fleet.h1, "h1-cni-aaa-eth0", claim):
-        wait_until(lambda: is_reported(fleet, "h1-cni-near-eth0", near.ipv4), 5.0, "the conflict to be reported")
+        wait_until(lambda: is_reported(fleet, "h1-cni-near-eth0", near.ipv4), 20.0, "the conflict to be reported")
         fleet.check_packets((), ("4 tcp 80 to near", "6 tcp 80 to near", "near tcp 80 to far"))
     fleet.wait_up("near")
     fleet.check_packets(("tcp 80 to near", "icmp6 128 to near", "near tcp 80 to far"), ())
@@ -123,7 +123,7 @@ def test_interface_of_two_endpoints_belongs_to_the_lower_key_and_the_other_is_na
     near = fleet.lab.workloads["near"]
     claim: Document = {"interfaceName": near.interface, "ipNetworks": ["192.168.1.50/32"]}
     with claimant(fleet, fleet.h1, "h1-cni-twin-eth0", claim) as name:
-        wait_until(lambda: is_reported(fleet, name, near.interface), 5.0, "the conflict to be reported")
+        wait_until(lambda: is_reported(fleet, name, near.interface), 20.0, "the conflict to be reported")
         fleet.check_packets(("tcp 80 to near", "icmp6 128 to near", "near tcp 80 to far"), ())
     fleet.check_packets(("tcp 80 to near",), ())
 
@@ -142,7 +142,7 @@ def test_connections_of_an_address_that_left_are_forgotten_and_others_kept(fleet
 
         fleet.lab.store.delete(moody.record.key)
 
-        wait_until(lambda: not tracked(fleet, moody.ipv4), 5.0, "connections to be forgotten")
+        wait_until(lambda: not tracked(fleet, moody.ipv4), 20.0, "connections to be forgotten")
         assert tracked(fleet, fleet.sites["near"].ipv4) == before
         echo(staying)
         with pytest.raises(TimeoutError):

@@ -96,7 +96,7 @@ def test_host_bird_answers_and_stops(lab: Lab) -> None:
 def test_agent_command_runs_in_the_host_with_its_settings(lab: Lab) -> None:
     host = lab.hosts[0]
     host.start_agent(["sh", "-c", "env; ip -o addr; exec sleep 1000"])
-    wait_until(lambda: "10.0.0.1/24" in host.agent_log.read_text(), 5.0, "the log")
+    wait_until(lambda: "10.0.0.1/24" in host.agent_log.read_text(), 20.0, "the log")
 
     assert "FELIX_FELIXHOSTNAME=h1" in host.agent_log.read_text()
     assert host.stop_agent(signal.SIGTERM)
@@ -114,7 +114,7 @@ def test_etcd_outage_and_link_loss_are_made_and_mended(lab: Lab) -> None:
     lab.set_link(host, up=False)
     assert not host.connect("10.0.0.254", protocol="icmp", timeout_s=0.1).ok
     lab.set_link(host, up=True)
-    wait_until(lambda: host.connect("10.0.0.254", protocol="icmp", timeout_s=0.2).ok, 5.0, "the link")
+    wait_until(lambda: host.connect("10.0.0.254", protocol="icmp", timeout_s=0.2).ok, 20.0, "the link")
 
 
 def test_place_that_fails_says_command_and_reason(lab: Lab) -> None:

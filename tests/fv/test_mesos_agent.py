@@ -361,4 +361,4 @@ async def test_lab_that_goes_down_takes_its_tasks_along(
             started = await asyncio.gather(*(mesos.launch("h1", task) for task in tasks))
         assert [container.state for container in started] == ["TASK_RUNNING", "TASK_RUNNING"]
         lab.down()
-        wait_until(lambda: not list(find_marked(lab.directory)), 5.0, "the tasks to be gone")
+        wait_until(lambda: not list(find_marked(lab.directory)), 20.0, "the tasks to be gone")

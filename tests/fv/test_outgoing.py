@@ -63,7 +63,7 @@ def test_chain_that_somebody_deletes_is_repaired(fleet: Fleet) -> None:
         before = read_chain(fleet)
         for command in ("flush chain inet felix nat-postrouting", "delete chain inet felix nat-postrouting"):
             fleet.h1.run(["nft", "-f", "-"], stdin=command)
-            wait_until(lambda: read_chain(fleet) == before, 5.0, "the chain to be back")
+            wait_until(lambda: read_chain(fleet) == before, 20.0, "the chain to be back")
         fleet.forget_connections()
         assert read_source(client, outside, 4)[0] == fleet.h1.ipv4
 

@@ -112,7 +112,7 @@ def read_ids(host: Host, connections: Iterable[Open]) -> dict[int, str]:
 def wait_cut(host: Host, connections: Iterable[Open]) -> None:
     """No connection has an entry or gets an answer."""
     started, many = time.monotonic(), list(connections)
-    wait_until(lambda: not read_ids(host, many), 10.0, "the entries to go", 0.02)
+    wait_until(lambda: not read_ids(host, many), 20.0, "the entries to go", 0.02)
     assert time.monotonic() - started < CUT_S
     assert [str(one.flow) for one in many if one.try_one(0.3)] == []
 

@@ -38,5 +38,5 @@ def test_endpoint_that_names_the_uplink_changes_nothing_on_it(fleet: Fleet) -> N
         assert fleet.is_open("client tcp 80 to outside")
     finally:
         fleet.lab.store.delete(path)
-    wait_until(lambda: _NAME not in str(fleet.status(fleet.h1)["endpoints"]), 5.0, "the endpoint is forgotten")
+    wait_until(lambda: _NAME not in str(fleet.status(fleet.h1)["endpoints"]), 20.0, "the endpoint is forgotten")
     assert fleet.h1.run(["sh", "-c", _UPLINK]).stdout == before

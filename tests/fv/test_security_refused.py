@@ -32,11 +32,11 @@ def test_endpoint_whose_new_policy_is_too_deep_is_closed_and_says_so(fleet: Flee
         for document in yaml.safe_load_all(_tiers()):
             fleet.put(document["kind"], document["name"], document["spec"])
             paths.append(make_path(document["kind"], "", document["name"]))
-        wait_until(lambda: "refuses its chains" in fleet.endpoint_status("near")[1], 10.0, "the refusal")
+        wait_until(lambda: "refuses its chains" in fleet.endpoint_status("near")[1], 20.0, "the refusal")
         fleet.forget_connections()
         fleet.check_packets(allowed=["guest tcp 80 to client"], denied=["tcp 80 to near", "tcp 81 to near"])
     finally:
         for path in paths:
             fleet.lab.store.delete(path)
     fleet.wait_up("near")
-    wait_until(lambda: fleet.is_open("tcp 80 to near"), 5.0, "near is open again")
+    wait_until(lambda: fleet.is_open("tcp 80 to near"), 20.0, "near is open again")

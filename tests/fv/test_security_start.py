@@ -51,12 +51,12 @@ def test_table_that_was_opened_guards_again_before_the_datastore_is_there(orphan
     assert orphaned.is_open("tcp 81 to near")
 
     orphaned.h1.start_agent(environment=ENVIRONMENT)
-    wait_until(lambda: bool(orphaned.status(orphaned.h1)), 10.0, "the agent answers")
-    wait_until(lambda: not orphaned.is_open("tcp 81 to near"), 5.0, "what policy denies is closed")
+    wait_until(lambda: bool(orphaned.status(orphaned.h1)), 20.0, "the agent answers")
+    wait_until(lambda: not orphaned.is_open("tcp 81 to near"), 20.0, "what policy denies is closed")
     assert not orphaned.is_open("tcp 81 to near")
 
 
 def test_table_that_guards_stays_as_it_is_without_the_datastore(orphaned: Fleet) -> None:
     orphaned.h1.start_agent(environment=ENVIRONMENT)
-    wait_until(lambda: bool(orphaned.status(orphaned.h1)), 10.0, "the agent answers")
+    wait_until(lambda: bool(orphaned.status(orphaned.h1)), 20.0, "the agent answers")
     orphaned.check_packets(allowed=["tcp 80 to near"], denied=["tcp 81 to near"])

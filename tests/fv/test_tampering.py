@@ -42,7 +42,7 @@ def read_table(fleet: Fleet) -> str:
 
 def wait_repaired(fleet: Fleet, read: Callable[[Fleet], str], before: str, what: str) -> None:
     started = time.monotonic()
-    wait_until(lambda: read(fleet) == before, 10.0, f"{what} to be repaired", 0.02)
+    wait_until(lambda: read(fleet) == before, 20.0, f"{what} to be repaired", 0.02)
     assert time.monotonic() - started < REPAIR_S
 
 
@@ -150,9 +150,9 @@ def test_tables_of_others_are_never_touched(fleet: Fleet) -> None:
         table = read_table(fleet)
         with fleet.stored(DENY_UDP):
             fleet.h1.run(["nft", "delete", "table", "inet", "felix"])
-            wait_until(lambda: "policy-in-" in read_table(fleet), 5.0, "the table")
+            wait_until(lambda: "policy-in-" in read_table(fleet), 20.0, "the table")
             fleet.check(ALLOWED, DENIED)
-        wait_until(lambda: read_table(fleet) == table, 5.0, "the table as before")
+        wait_until(lambda: read_table(fleet) == table, 20.0, "the table as before")
         assert fleet.h1.run(["nft", "-s", "list", "table", "inet", "other"]).stdout == before
     finally:
         fleet.h1.run(["nft", "delete", "table", "inet", "other"])

@@ -48,7 +48,7 @@ class Runtime:
 
     def conf(self, version: str | None = "1.1.0", **fields: object) -> Conf:
         """Returns a configuration of felix-cni; version None: it names none."""
-        conf: Conf = {"name": "net1", "type": "felix-cni", "agent_timeout": 5}
+        conf: Conf = {"name": "net1", "type": "felix-cni", "agent_timeout": 20}
         conf |= {"cniVersion": version} if version else {}
         conf |= {"agent_socket": self.socket} if self.socket else {}
         return conf | fields

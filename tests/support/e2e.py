@@ -302,7 +302,7 @@ class Monitor:
 
 def _wait_mark(path: Path, size: int, first: str, last: str) -> int:
     """Returns where `first` begins in the file, not before `size`, once `last` follows it."""
-    wait_until(lambda: last in path.read_text()[size:].partition(first)[2], 5.0, f"{first!r} in {path}")
+    wait_until(lambda: last in path.read_text()[size:].partition(first)[2], 20.0, f"{first!r} in {path}")
     return path.read_text().index(first, size)
 
 

@@ -197,7 +197,7 @@ class Fleet:
 
     def wait_host_applied(self, host: Host, revision: int) -> None:
         """The agent of a host has in its kernel everything up to this revision."""
-        wait_until(lambda: _applied(self.status(host)) >= revision, 10.0, f"revision {revision} on {host.name}", 0.005)
+        wait_until(lambda: _applied(self.status(host)) >= revision, 20.0, f"revision {revision} on {host.name}", 0.005)
 
     def restart_agent(self, environment: Mapping[str, str]) -> None:
         """The agent of h1 has been started anew with these settings, and everything is as before."""
@@ -206,7 +206,7 @@ class Fleet:
         self.h1.wait_agent_ready()
         for name in ("client", "guest", "near"):
             self.wait_up(name)
-        wait_until(lambda: self.is_open("icmp 8 to far"), 10.0, "BGP")
+        wait_until(lambda: self.is_open("icmp 8 to far"), 20.0, "BGP")
 
     def endpoint_status(self, name: str) -> tuple[str, str]:
         """Returns status and reason of a container's endpoint, as its host's agent says; empty when unknown."""

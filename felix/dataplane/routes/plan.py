@@ -356,8 +356,8 @@ class RoutePlan:
                 self._lose(key)
             return not self.is_settled
         if not event.is_new:
-            if value not in believed:  # removed in a shape that was never announced, or known to be gone
-                self.needs_read |= bool(believed)
+            # Removed in a shape that was never announced; where somebody else wrote, it may be one of several.
+            self.needs_read |= bool(believed) and (value not in believed or key in self._suspect)
             self._believe_without(key, value)
             return not self.is_settled
         if event.is_replace:  # of the first one there, which may be none of ours
