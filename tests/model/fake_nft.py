@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from felix.dataplane.nft.types import Count, ElementShape, RefusedChange, SetChange
+from felix.dataplane.nft.render import render_write
+from felix.dataplane.nft.types import Count, ElementShape, RefusedChange, SetChange, TableWrite, WriteRefusal
 from felix.errors import KernelRefused
 from felix.policy.packet import Packet
 from tests.model.fake_nft_rules import FakeRule, NotUnderstood, Passing, parse_rule
@@ -64,6 +65,14 @@ class FakeNft:
             return str(error)
         self._commit(table)
         return ""
+
+    def write(self, write: TableWrite) -> WriteRefusal | None:
+        """See NftPort.write."""
+        refusal = self.run(render_write(write))
+        if not refusal:
+            return None
+        refused = {name: refusal for name, lines in write.chains if any(map(self.is_refused, lines))}
+        return WriteRefusal(refusal, refused)
 
     def change(self, changes: Sequence[SetChange]) -> list[RefusedChange]:
         """See NftPort.change."""

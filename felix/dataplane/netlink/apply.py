@@ -55,7 +55,7 @@ class NetlinkSocket:
         self._reader = DatagramReader(self._socket)
         self._sequence = 0
         self.port: int = self._socket.getsockname()[0]
-        self._send_limit_bytes = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
+        self.send_limit_bytes = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
         receive_bytes = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         self._answer_limit = max(1, receive_bytes // _ANSWER_BYTES)
         with contextlib.suppress(OSError):  # kernels since 4.20 filter dumps by the request's fields, older ones do not
@@ -120,7 +120,7 @@ class NetlinkSocket:
         start = size_bytes = 0
         for position, one in enumerate(messages):
             if position > start and (
-                position - start >= self._answer_limit or size_bytes + len(one) > self._send_limit_bytes
+                position - start >= self._answer_limit or size_bytes + len(one) > self.send_limit_bytes
             ):
                 yield messages[start:position]
                 start, size_bytes = position, 0

@@ -11,6 +11,7 @@ import concurrent.futures
 import errno
 import logging
 import os
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,8 +31,9 @@ from felix.dataplane.nft.elements import (
 )
 from felix.dataplane.nft.extras import is_guard, is_hooked
 from felix.dataplane.nft.objects import pack_counters
-from felix.dataplane.nft.render import render_deleted, render_table
+from felix.dataplane.nft.render import render_write
 from felix.dataplane.nft.stack import closed_lines
+from felix.dataplane.nft.transaction import PackedWrite, find_culprits, name_sets, pack_write
 from felix.dataplane.nft.types import (
     TABLE,
     ApplyResult,
@@ -45,6 +47,8 @@ from felix.dataplane.nft.types import (
     RefusedChange,
     SetChange,
     StructurePlan,
+    TableWrite,
+    WriteRefusal,
 )
 from felix.errors import EnvironmentFault, KernelRefused, PeerError, shorten
 
@@ -54,15 +58,20 @@ T = TypeVar("T")
 
 _TRANSACTION_OBJECTS = 1000  # a longer one would hold the kernel's nf_tables lock for a noticeable time
 _TRANSACTION_ELEMENTS = 20_000
+_NAMING_ROUNDS = 3  # the kernel names all at once; more rounds are for what only shows then
 _ERROR_CHARACTERS = 300
 _STALE = frozenset({errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.EBUSY})
 
 
 @dataclass(slots=True)
 class NftCalls:
-    """How often nf_tables was called and refused: transactions of structure, of elements, and listings."""
+    """How often nf_tables was called and refused: transactions of structure, of elements, and listings.
+
+    texts: transactions of structure that had to go through libnftables, because they are not encoded here.
+    """
 
     runs: int = 0
+    texts: int = 0
     run_errors: int = 0
     changes: int = 0
     change_errors: int = 0
@@ -75,6 +84,7 @@ class Kernel:
 
     def __init__(self, calls: NftCalls) -> None:
         self._calls = calls
+        self._set_names = name_sets(secrets.token_hex(8))
         try:
             self._tool = nftables.Nftables()
             self._socket = NetlinkSocket(NETLINK_NETFILTER)
@@ -99,6 +109,29 @@ class Kernel:
         self._calls.runs += 1
         self._calls.run_errors += code != 0
         return "" if code == 0 else _first_error(error) or f"libnftables: failed with {code}"
+
+    def write(self, write: TableWrite) -> WriteRefusal | None:
+        """See NftPort.write. What is not encoded here goes through libnftables."""
+        packed = pack_write(write, self._set_names)
+        if packed is None or sum(map(len, packed.messages)) > self._socket.send_limit_bytes:
+            self._calls.texts += 1
+            reason = self.run(render_write(write))
+            return WriteRefusal(reason) if reason else None
+        refusal = self._write(packed)
+        self._calls.runs += 1
+        self._calls.run_errors += refusal is not None
+        return refusal
+
+    def _write(self, packed: PackedWrite) -> WriteRefusal | None:
+        try:
+            answers = self._socket.transact(packed.messages)
+        except OSError as error:  # the socket is broken: nothing was applied
+            return WriteRefusal(str(error))
+        refused = {position: _reason(answer) for position, answer in enumerate(answers[1:-1]) if answer}
+        if refused:
+            return WriteRefusal(next(iter(refused.values())), find_culprits(packed, refused))
+        frame = answers[0] or answers[-1]
+        return WriteRefusal(_reason(frame)) if frame else None
 
     def list_table(self) -> str:
         """See NftPort.list_table."""
@@ -215,21 +248,29 @@ def apply_fill(port: NftPort, plan: FillPlan) -> ApplyResult:
     With `error` in the result nothing that depends on it may be written: plan the structure only without.
     """
     result = ApplyResult()
+    try:
+        is_declared = _declare(port, plan, result) and _set_counters(port, plan.counters, (), result)
+    except PeerError as error:
+        result.error, result.needs_read = f"declaring sets and base chains: {error}", True
+        return result
+    if is_declared:
+        _write_elements(port, plan.changes, result)
+    return result
+
+
+def _declare(port: NftPort, plan: FillPlan, result: ApplyResult) -> bool:
     objects, chains = plan.objects, plan.chains
     rebuilds, existing = plan.rebuilds, plan.existing
     while objects or chains or rebuilds:
         some, objects = objects[:_TRANSACTION_OBJECTS], objects[_TRANSACTION_OBJECTS:]
-        refusal = port.run(render_table(some, chains, existing, rebuilds=rebuilds))
+        refusal = port.write(TableWrite(some, chains, frozenset(existing), rebuilds))
         if refusal:
             result.error, result.needs_read = f"declaring sets and base chains: {refusal}", True
-            return result
+            return False
         result.objects += [name for name, _ in some]
         result.chains += [name for name, _ in chains]
         chains, existing, rebuilds = (), (), False
-    if not _set_counters(port, plan.counters, (), result):
-        return result
-    _write_elements(port, plan.changes, result)
-    return result
+    return True
 
 
 def apply_structure(port: NftPort, plan: StructurePlan) -> ApplyResult:
@@ -239,21 +280,27 @@ def apply_structure(port: NftPort, plan: StructurePlan) -> ApplyResult:
     ones that guard interfaces of the host stay as they were.
     """
     result = ApplyResult()
+    try:
+        is_written = _write_plan(port, plan, result) and _write_extras(port, plan.extras, plan.existing, result)
+    except PeerError as error:
+        result.error, result.needs_read = f"writing chains: {error}", True
+        return result
+    if is_written:
+        _write_elements(port, plan.dispatch, result)
+    return result
+
+
+def _write_plan(port: NftPort, plan: StructurePlan, result: ApplyResult) -> bool:
     chains = plan.chains
     if len(chains) > _TRANSACTION_OBJECTS:
         new = [item for item in chains if item[0] not in plan.existing]
         if not _declare_closed(port, new, result):
-            return result
+            return False
         for start in range(0, len(new), _TRANSACTION_OBJECTS):
             if not _write_chains(port, new[start : start + _TRANSACTION_OBJECTS], frozenset(dict(new)), result):
-                return result
+                return False
         chains = tuple(item for item in chains if item[0] in plan.existing)
-    if not _write_chains(port, chains, plan.existing, result) or not _write_extras(
-        port, plan.extras, plan.existing, result
-    ):
-        return result
-    _write_elements(port, plan.dispatch, result)
-    return result
+    return _write_chains(port, chains, plan.existing, result)
 
 
 def apply_cleanup(port: NftPort, plan: CleanupPlan) -> ApplyResult:
@@ -262,7 +309,10 @@ def apply_cleanup(port: NftPort, plan: CleanupPlan) -> ApplyResult:
     counters = tuple(name.name for name in plan.objects if name.kind == "counter")
     others = tuple(name for name in plan.objects if name.kind != "counter")
     if plan.chains or others:
-        refusal = port.run(render_deleted(plan.chains, others))
+        try:
+            refusal = port.write(TableWrite(removed_chains=plan.chains, removed_objects=others))
+        except PeerError as error:
+            refusal = WriteRefusal(str(error))
         if refusal:
             result.error, result.needs_read = f"removing unused chains and sets: {refusal}", True
             return result
@@ -303,7 +353,7 @@ def _declare_closed(port: NftPort, chains: NamedLines, result: ApplyResult) -> b
     """New chains exist and drop, so that others may refer to them before their own lines are written."""
     for start in range(0, len(chains), _TRANSACTION_OBJECTS):
         some = [(name, closed_lines(name)) for name, _ in chains[start : start + _TRANSACTION_OBJECTS]]
-        refusal = port.run(render_table((), some))
+        refusal = port.write(TableWrite(chains=tuple(some)))
         if refusal:
             result.error, result.needs_read = f"declaring chains: {refusal}", True
             return False
@@ -314,21 +364,42 @@ def _write_chains(port: NftPort, chains: NamedLines, existing: frozenset[str], r
     """Writes all chains at once, or finds the ones that do not go and closes them; returns False if nothing works."""
     if not chains:
         return True
-    present = [name for name, _ in chains if name in existing]
-    refusal = port.run(render_table((), chains, present))
+    refusal = port.write(TableWrite(chains=tuple(chains), existing=existing))
     if not refusal:
         result.chains += [name for name, _ in chains]
         return True
+    if refusal.reason_by_chain and _write_others(port, chains, existing, refusal, result):
+        return True
     _log.warning("nft: a transaction of %d chains was refused (%s); looking for the culprit", len(chains), refusal)
     new = [item for item in chains if item[0] not in existing]
-    return _declare_closed(port, new, result) and _write_halves(port, chains, refusal, result)
+    return _declare_closed(port, new, result) and _write_halves(port, chains, str(refusal), result)
+
+
+def _write_others(
+    port: NftPort, chains: NamedLines, existing: frozenset[str], refusal: WriteRefusal, result: ApplyResult
+) -> bool:
+    """Writes all chains but those that the kernel named, which are closed; returns False if that does not help."""
+    reason_by_chain = dict(refusal.reason_by_chain)
+    for _ in range(_NAMING_ROUNDS):
+        some = ((name, closed_lines(name) if name in reason_by_chain else lines) for name, lines in chains)
+        again = port.write(TableWrite(chains=tuple(some), existing=existing))
+        if again is None:
+            for name, reason in reason_by_chain.items():
+                _log.error("nft: chain %s only drops now, the kernel refused its rules: %s", name, reason)
+            result.closed.update(reason_by_chain)
+            result.chains += [name for name, _ in chains if name not in reason_by_chain]
+            return True
+        if again.reason_by_chain.keys() <= reason_by_chain.keys():
+            return False
+        reason_by_chain.update(again.reason_by_chain)
+    return False
 
 
 def _write_halves(port: NftPort, chains: NamedLines, refusal: str, result: ApplyResult) -> bool:
     """Writes chains that all exist, after writing them together has failed with `refusal`."""
     if len(chains) == 1:
         ((name, _),) = chains
-        trouble = port.run(render_table((), [(name, closed_lines(name))], [name]))
+        trouble = port.write(TableWrite(chains=((name, closed_lines(name)),), existing=frozenset((name,))))
         if trouble:  # not even a drop goes in: it is not this chain's fault
             result.error, result.needs_read = f"writing chain {name}: {refusal}; closing it: {trouble}", True
             return False
@@ -337,10 +408,10 @@ def _write_halves(port: NftPort, chains: NamedLines, refusal: str, result: Apply
         return True
     middle = len(chains) // 2
     for half in (chains[:middle], chains[middle:]):
-        again = port.run(render_table((), half, [name for name, _ in half]))
+        again = port.write(TableWrite(chains=tuple(half), existing=frozenset(dict(half))))
         if not again:
             result.chains += [name for name, _ in half]
-        elif not _write_halves(port, half, again, result):
+        elif not _write_halves(port, half, str(again), result):
             return False
     return True
 
@@ -349,7 +420,7 @@ def _write_extras(port: NftPort, chains: NamedLines, existing: frozenset[str], r
     """Writes all chains of features, or leaves out those that do not go; returns False if nothing works."""
     if not chains:
         return True
-    refusal = port.run(render_table((), chains, [name for name, _ in chains if name in existing]))
+    refusal = port.write(TableWrite(chains=tuple(chains), existing=existing))
     if not refusal:
         result.chains += [name for name, _ in chains]
         return True
@@ -360,18 +431,18 @@ def _write_extras(port: NftPort, chains: NamedLines, existing: frozenset[str], r
         )
     ((name, lines),) = chains
     present = [name] if name in existing else []
-    trouble = ""
+    trouble: WriteRefusal | None = None
     if present and is_guard(name):
         pass
     elif not is_hooked(lines):
-        trouble = port.run(render_table((), [(name, ())], present))
+        trouble = port.write(TableWrite(chains=((name, ()),), existing=existing))
     elif present:
-        trouble = port.run(render_deleted(present, ()))
+        trouble = port.write(TableWrite(removed_chains=tuple(present)))
     if trouble:
         result.error, result.needs_read = f"writing chain {name}: {refusal}; leaving it out: {trouble}", True
         return False
     _log.error("nft: chain %s is left out, the kernel refused its rules: %s", name, refusal)
-    result.skipped[name] = refusal
+    result.skipped[name] = str(refusal)
     return True
 
 

@@ -19,10 +19,15 @@ _ZERO = struct.pack(">Q", 0)
 
 def pack_counters(made: Iterable[str], removed: Iterable[str]) -> list[bytes]:
     """Returns one transaction after which the first are there, at zero, and the others are not."""
-    zero = nested(_OBJ_DATA, attribute(_COUNTER_BYTES, _ZERO), attribute(_COUNTER_PACKETS, _ZERO))
     messages = [message(_MSG_DELOBJ, 0, _head(name)) for name in removed]
-    messages += [message(_MSG_NEWOBJ, NLM_F_CREATE, _head(name) + zero) for name in made]
+    messages += [pack_counter(name) for name in made]
     return batch(_SUBSYSTEM, messages)
+
+
+def pack_counter(name: str) -> bytes:
+    """Returns the message that makes one counter, at zero."""
+    zero = nested(_OBJ_DATA, attribute(_COUNTER_BYTES, _ZERO), attribute(_COUNTER_PACKETS, _ZERO))
+    return message(_MSG_NEWOBJ, NLM_F_CREATE, _head(name) + zero)
 
 
 def _head(name: str) -> bytes:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from felix.dataplane.nft.types import TABLE, Lines, ObjectName
+from felix.dataplane.nft.types import TABLE, Lines, ObjectName, TableWrite
+
+
+def render_write(write: TableWrite) -> str:
+    """Returns the text that does the whole of `write`."""
+    texts = []
+    if write.objects or write.chains or write.rebuilds:
+        existing = [name for name, _ in write.chains if name in write.existing]
+        texts.append(render_table(write.objects, write.chains, existing, rebuilds=write.rebuilds))
+    if write.removed_chains or write.removed_objects:
+        texts.append(render_deleted(write.removed_chains, write.removed_objects))
+    return "".join(texts)
 
 
 def render_table(

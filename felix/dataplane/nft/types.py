@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -262,6 +262,33 @@ class RefusedChange(NamedTuple):
     is_stale: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class TableWrite:
+    """One transaction of structure, in this order.
+
+    rebuilds: the whole old table goes first. objects: declared. chains: have exactly these lines afterwards.
+    existing: those of them that may be there already. removed_chains, removed_objects: gone, whatever was in them.
+    """
+
+    objects: tuple[tuple[ObjectName, Lines], ...] = ()
+    chains: tuple[tuple[str, Lines], ...] = ()
+    existing: frozenset[str] = frozenset()
+    rebuilds: bool = False
+    removed_chains: tuple[str, ...] = ()
+    removed_objects: tuple[ObjectName, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRefusal:
+    """Why nothing of a transaction took effect. reason_by_chain: of those whose own lines were refused, if known."""
+
+    reason: str
+    reason_by_chain: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 @dataclass(slots=True)
 class ApplyResult:
     """What became of one plan.
@@ -295,6 +322,12 @@ class NftPort(Protocol):
 
     def run(self, text: str) -> str:
         """All of `text` took effect (then the answer is empty) or nothing of it (then it says why)."""
+
+    def write(self, write: TableWrite) -> WriteRefusal | None:
+        """All of `write` took effect (then the answer is None) or nothing of it.
+
+        Raises PeerError when the outcome is unknown.
+        """
 
     def change(self, changes: Sequence[SetChange]) -> list[RefusedChange]:
         """All of `changes` took effect (then the answer is empty) or nothing (then: parts that were refused).

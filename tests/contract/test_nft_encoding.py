@@ -1,0 +1,287 @@
+"""Rules that we encode are, in the kernel, byte for byte those that libnftables makes of the same lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from felix.calc.desired import CompiledRule, DesiredDelta, LocalHostEndpoint
+from felix.dataplane.netlink.apply import NetlinkSocket
+from felix.dataplane.netlink.message import NETLINK_NETFILTER
+from felix.dataplane.nft.apply import NftWorker, apply_teardown
+from felix.dataplane.nft.base import base_chains, declare
+from felix.dataplane.nft.encode import NotEncodable, encode_rule
+from felix.dataplane.nft.host_rules import matches_on
+from felix.dataplane.nft.names import EGRESS, INGRESS, PRE_DNAT_AGAIN
+from felix.dataplane.nft.plan import NftPlan
+from felix.dataplane.nft.read import read_table
+from felix.dataplane.nft.render import render_write
+from felix.dataplane.nft.transaction import name_sets, pack_write
+from felix.dataplane.nft.types import (
+    DenyAction,
+    ElementShape,
+    KernelTable,
+    Lines,
+    NftConfig,
+    NftPort,
+    ObjectName,
+    TableWrite,
+)
+from tests.contract.rule_dump import DumpedTable, dump_table
+from tests.contract.rule_lines import find_needs, golden_chains
+from tests.model.fake_nft import FakeNft
+from tests.model.host_worlds import bindings
+from tests.model.nft_worlds import deltas, drive, rules
+
+_NOT_ENCODED = re.compile(r"\b(dnat ip|snat ip|masquerade|dscp set)|^update @")
+"""What goes through libnftables: rules of translation, marking and flood protection, which hardly ever change."""
+_HOOK = "type "
+
+Chains = Sequence[tuple[str, Lines]]
+
+
+def _is_encoded(line: str) -> bool:
+    try:
+        encode_rule(line)
+    except NotEncodable:
+        return False
+    return True
+
+
+def _write_both_ways(port: NftPort, chains: Chains) -> None:
+    """Asserts that a table with these chains is the same whoever writes it."""
+    needs = find_needs(line for _, lines in chains for line in lines)
+    declared = tuple((name, lines) for name, lines in needs.items() if name.kind != "chain")
+    named = {name for name, _ in chains}
+    targets = tuple((name.name, ()) for name in needs if name.kind == "chain" and name.name not in named)
+    write = TableWrite(objects=declared, chains=(*targets, *chains))
+    assert pack_write(write, name_sets("")) is not None
+    found = []
+    for is_ours in (True, False):
+        assert not apply_teardown(port)
+        refusal = port.write(write) if is_ours else port.run(render_write(write))
+        assert not refusal, chains
+        found.append((_dump(), port.list_table()))
+    ours, theirs = found
+    for name, dumped in theirs[0].rules.items():
+        for position, rule in enumerate(dumped):
+            assert ours[0].rules[name][position] == rule, dict(chains)[name]
+    assert ours == theirs
+
+
+def _dump() -> DumpedTable:
+    socket = NetlinkSocket(NETLINK_NETFILTER)
+    try:
+        return dump_table(socket)
+    finally:
+        socket.close()
+
+
+def _apart(lines: Iterable[str]) -> list[tuple[str, Lines]]:
+    """Returns a chain with all these lines that are encoded, each once."""
+    return [("c", tuple(line for line in dict.fromkeys(lines) if _is_encoded(line)))]
+
+
+def test_lines_of_all_golden_files_are_encoded_but_for_rare_features() -> None:
+    lines = {line for _, chain in golden_chains() for line in chain if not line.startswith(_HOOK)}
+    assert len(lines) > 150
+    assert {line for line in lines if not _is_encoded(line)} == set(filter(_NOT_ENCODED.search, lines))
+
+
+@pytest.mark.fv
+def test_chains_of_golden_files_are_the_same_whoever_writes_them(worker: NftWorker) -> None:
+    def body(port: NftPort) -> None:
+        whole = [chain for _, chain in golden_chains() if all(_is_encoded(line) for line in _rules_of(chain))]
+        chains = [(f"c{number}", chain) for number, chain in enumerate(dict.fromkeys(whole))]
+        assert len(chains) > 60
+        _write_both_ways(port, chains)
+
+    worker.call_blocking(body)
+
+
+def _rules_of(chain: Lines) -> Lines:
+    return chain[1:] if chain and chain[0].startswith(_HOOK) else chain
+
+
+@pytest.mark.fv
+@pytest.mark.parametrize(
+    "config",
+    [
+        NftConfig(interface_prefixes=("cali", "tap-1"), deny=DenyAction.REJECT, allows_spoofing=True, checks_macs=True),
+        NftConfig(drop_invalid=False, allows_vxlan=True),
+    ],
+)
+def test_base_chains_are_encoded_and_the_same_whoever_writes_them(worker: NftWorker, config: NftConfig) -> None:
+    worker.call_blocking(lambda port: _write_both_ways(port, list(base_chains(config).items())))
+
+
+@pytest.mark.fv
+def test_declared_sets_are_the_same_whoever_declares_them(worker: NftWorker) -> None:
+    def body(port: NftPort) -> None:
+        objects = [
+            (ObjectName("map" if shape.is_map else "set", shape.name.lower()), declare(shape)) for shape in ElementShape
+        ]
+        write = TableWrite(objects=(*objects, (ObjectName("counter", "c"), ())))
+        assert pack_write(write, name_sets("")) is not None
+        apply_teardown(port)
+        assert port.write(write) is None
+        ours = _dump(), port.list_table()
+        apply_teardown(port)
+        assert not port.run(render_write(write))
+        assert (_dump(), port.list_table()) == ours
+
+    worker.call_blocking(body)
+
+
+_LINES = (
+    # neighbours become one comparison, unless something stands between them
+    "tcp sport 1 tcp dport 2 accept",
+    "udp sport 5 udp dport 6 udp dport != 7 accept",
+    "tcp sport 5 tcp sport != 7 tcp dport 8 tcp dport != 9 accept",
+    "icmp type 8 icmp code 0 icmp type . icmp code != { 5 . 1 } accept",
+    "icmp type 8 icmp code 0 icmp type != 9 accept",
+    "icmpv6 type 128 icmpv6 code 255 accept",
+    "tcp sport 65535 tcp dport 0 accept",
+    "sctp sport 1 sctp dport 2 accept",
+    "tcp sport != 1 tcp dport 2 accept",
+    "tcp sport 1 tcp dport != 2-9 accept",
+    # prefixes on and off the borders of bytes, and ranges, of both families
+    "ip saddr 0.0.0.0/1 ip daddr != 10.0.0.0/9 drop",
+    "ip saddr 10.1.2.0/31 ip daddr 10.1.2.0/24 drop",
+    "ip saddr != 10.1.0.0-10.1.0.5 ip saddr 10.0.0.0-10.255.255.254 drop",
+    "ip6 saddr fc00::/7 ip6 daddr != fd00::/127 drop",
+    "ip6 saddr != fd00::1-fd00::5 ip6 daddr fd00::-ffff:: drop",
+    "ip6 saddr ::1.2.3.4 ip6 daddr ::ffff:1.2.3.4 drop",
+    # sets of single values, of intervals, from the first value on and to the last
+    "ip saddr { 0.0.0.0/8, 10.0.0.1, 128.0.0.0/1 } ip daddr { 1.1.1.1, 1.1.1.2 } drop",
+    "ip6 saddr { ::1, 8000::/1 } ip6 daddr != { ::1, ::ffff:1.2.3.4 } drop",
+    "tcp dport { 0-1, 3-65535 } tcp sport { 0, 65535 } drop",
+    "udplite dport { 5, 10-20 } drop",
+    "sctp sport != { 5, 10 } drop",
+    "udp sport . udp dport { 1 . 2, 3 . 4 } drop",
+    "icmp type { 1, 5 } drop",
+    "icmpv6 code { 1-2, 5 } drop",
+    "meta l4proto != { 1, 6, 255 } drop",
+    # what is said of the family and the protocol is said once
+    "ip version 4 meta l4proto 1 return",
+    "ip6 version 6 meta l4proto 58 return",
+    "meta nfproto 2 meta l4proto 58 return",
+    "ip saddr 1.2.3.4 icmp type 8 return",
+    "meta l4proto 17 udp sport 5 udp dport 5 return",
+    "ip saddr . meta l4proto . udp sport != @p4-a ip daddr . meta l4proto . udp dport @p4-b return",
+    "ip6 daddr @a6-a ip6 daddr != @n6-a ip6 saddr . meta l4proto . tcp sport @p6-a return",
+    # what connection tracking knows
+    "ct original ip daddr != { 10.0.0.1, 10.2.0.0/16 } return",
+    "ct original ip6 daddr { ::1, fd00::5 } return",
+    "ct original ip6 daddr fd00::1-fd00::3 tcp sport 5 return",
+    "ip saddr 1.2.3.4 ct original ip daddr 10.0.0.0/9 return",
+    "ct original ip6 daddr fd00::/8 ip6 saddr ::1 return",
+    "meta l4proto 6 ct original proto-dst != 80 ct original proto-dst 1-5 return",
+    "ct state 0x2,0x4,0x40 ct status 0x20 return",
+    "ct state vmap { 0x2 : accept, 0x4 : drop, 0x8 : return }",
+    "limit rate 1/week drop",
+    "limit rate over 10/hour burst 1 packets drop",
+    "ct count over 4294967295 drop",
+    'counter name "a" counter name "b" notrack accept comment "x"',
+    'iifname "eth0" oifname "eth*" iif 0 jump d',
+)
+
+
+@pytest.mark.fv
+def test_lines_at_the_edges_are_the_same_whoever_writes_them(worker: NftWorker) -> None:
+    assert [line for line in _LINES if not _is_encoded(line)] == []
+    worker.call_blocking(lambda port: _write_both_ways(port, _apart(_LINES)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "accept accept",
+        "accept ",
+        "ip saddr 10.0.0.1/8 accept",
+        "ip saddr 10.0.0.0/0 accept",
+        "ip saddr 10.0.0.0/32 accept",
+        "ip saddr fd00::1 accept",
+        "ip saddr 10.0.0.5-10.0.0.5 accept",
+        "ip saddr { 10.0.0.1 } accept",
+        "ip saddr { 10.0.0.1, 10.0.0.1 } accept",
+        "ip saddr { 10.0.0.0/24, 10.0.1.0/24 } accept",
+        "ip saddr { 10.0.1.0/24, 10.0.0.0/24 } accept",
+        "ip saddr 10.0.0.1 ip6 saddr ::1 accept",
+        "ip saddr 10.0.0.1 meta nfproto 2 accept",
+        "tcp dport 080 accept",
+        "tcp dport 65536 accept",
+        "tcp dport http accept",
+        "tcp sport 1 udp dport 2 accept",
+        "tcp sport != 1 tcp dport != 2 accept",
+        "tcp flags 0x2 accept",
+        "ct original proto-dst 80 accept",
+        "meta l4proto { 1-5, 7 } accept",
+        "ether saddr 02:00:00:00:00:01 accept",
+        'iifname "a\\*" accept',
+        'iifname "a name" accept',
+        'log prefix "$x" level info',
+        'log prefix "x" level warn',
+        "tcp dport 80 reject",
+        "reject with tcp reset",
+        "limit rate 0/second accept",
+        'accept comment "a \\" b"',
+        "jump a b",
+        "ip saddr",
+        "tcp dport { 80, 443",
+        "ct state vmap { 0x1 : jump x }",
+    ],
+)
+def test_line_that_could_mean_something_else_is_left_to_libnftables(line: str) -> None:
+    assert not _is_encoded(line)
+
+
+def test_transaction_with_one_unknown_word_is_left_whole_to_libnftables() -> None:
+    good = ("c", ("accept",))
+    assert pack_write(TableWrite(chains=(good,)), name_sets("")) is not None
+    for write in (
+        TableWrite(chains=(good, ("d", ("accept", "ip dscp set 0x2e")))),
+        TableWrite(chains=(good,), rebuilds=True),
+        TableWrite(chains=(good, ("d", ("type route hook output priority 0; policy accept;",)))),
+        TableWrite(objects=((ObjectName("set", "s"), ("type ipv4_addr", "timeout 60s")),), chains=(good,)),
+        TableWrite(removed_chains=("c",), removed_objects=(ObjectName("flowtable", "f"),)),
+    ):
+        assert pack_write(write, name_sets("")) is None
+
+
+@pytest.mark.fv
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(some=st.lists(rules, min_size=1, max_size=8))
+def test_any_rule_is_encoded_and_the_same_whoever_writes_it(worker: NftWorker, some: list[CompiledRule]) -> None:
+    lines = [
+        f"{match} drop".lstrip()
+        for direction in (INGRESS, EGRESS, PRE_DNAT_AGAIN)
+        for rule in some
+        for match in matches_on(direction, rule)
+    ]
+    assert [line for line in lines if not _is_encoded(line)] == []
+    if lines:
+        worker.call_blocking(lambda port: _write_both_ways(port, _apart(lines)))
+
+
+@pytest.mark.fv
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(delta=deltas(), hosts=bindings())
+def test_any_table_is_the_same_whoever_writes_it(
+    worker: NftWorker, delta: DesiredDelta, hosts: Mapping[str, LocalHostEndpoint | None]
+) -> None:
+    fake, plan = FakeNft(), NftPlan(NftConfig())
+    plan.replace_believed(KernelTable())
+    plan.on_delta(delta)
+    plan.bind_hosts(hosts)
+    drive(fake, plan)
+    chains = read_table(fake).chains
+    encoded = [(name, lines) for name, lines in chains.items() if all(map(_is_encoded, _rules_of(lines)))]
+    left = {line for name, lines in chains.items() if (name, lines) not in encoded for line in lines}
+    assert not left or any(_NOT_ENCODED.search(line) for line in left)
+    worker.call_blocking(lambda port: _write_both_ways(port, encoded))
