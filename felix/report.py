@@ -220,6 +220,7 @@ class AgentReport:
         metrics.conntrack_entries_removed.raise_to(driver.revoked, "denied")
         metrics.nft_calls.raise_to(nft.runs)
         metrics.nft_errors.raise_to(nft.run_errors)
+        metrics.nft_text_calls.raise_to(nft.texts)
         metrics.nft_set_calls.raise_to(nft.changes)
         metrics.nft_set_errors.raise_to(nft.change_errors)
         metrics.nft_list_calls.raise_to(nft.lists)

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from felix.calc.desired import CompiledRule, DesiredDelta, LocalHostEndpoint
+from felix.calc.desired import (
+    Action,
+    CompiledPolicy,
+    CompiledRule,
+    DesiredDelta,
+    EntityMatch,
+    HostStacks,
+    Limits,
+    LocalHostEndpoint,
+    PortRange,
+    SetRef,
+    Stack,
+    StackTier,
+)
 from felix.dataplane.netlink.apply import NetlinkSocket
 from felix.dataplane.netlink.message import NETLINK_NETFILTER
-from felix.dataplane.nft.apply import NftWorker, apply_teardown
+from felix.dataplane.nft.apply import Kernel, NftWorker, apply_structure, apply_teardown
 from felix.dataplane.nft.base import base_chains, declare
 from felix.dataplane.nft.encode import NotEncodable, encode_rule
 from felix.dataplane.nft.host_rules import matches_on
@@ -20,6 +34,7 @@ from felix.dataplane.nft.names import EGRESS, INGRESS, PRE_DNAT_AGAIN
 from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.read import read_table
 from felix.dataplane.nft.render import render_write
+from felix.dataplane.nft.stack import CLOSED
 from felix.dataplane.nft.transaction import name_sets, pack_write
 from felix.dataplane.nft.types import (
     DenyAction,
@@ -29,13 +44,16 @@ from felix.dataplane.nft.types import (
     NftConfig,
     NftPort,
     ObjectName,
+    StructurePlan,
     TableWrite,
 )
+from felix.model.keys import ResourceKey
+from felix.model.net import parse_net
 from tests.contract.rule_dump import DumpedTable, dump_table
 from tests.contract.rule_lines import find_needs, golden_chains
 from tests.model.fake_nft import FakeNft
-from tests.model.host_worlds import bindings
-from tests.model.nft_worlds import deltas, drive, rules
+from tests.model.host_worlds import bindings, make_host_endpoint
+from tests.model.nft_worlds import deltas, drive, endpoint, rules
 
 _NOT_ENCODED = re.compile(r"\b(dnat ip|snat ip|masquerade|dscp set)|^update @")
 """What goes through libnftables: rules of translation, marking and flood protection, which hardly ever change."""
@@ -254,9 +272,18 @@ def test_transaction_with_one_unknown_word_is_left_whole_to_libnftables() -> Non
         assert pack_write(write, name_sets("")) is None
 
 
+_TWICE = CompiledRule(  # its port is said twice, and each time its address became a tracked one
+    Action.ALLOW,
+    destination=EntityMatch(
+        not_nets=(parse_net("10.0.0.0/8"),), ports=(PortRange(0, 9),), not_ports=(PortRange(5, 5),)
+    ),
+)
+
+
 @pytest.mark.fv
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(some=st.lists(rules, min_size=1, max_size=8))
+@example(some=[_TWICE])
 def test_any_rule_is_encoded_and_the_same_whoever_writes_it(worker: NftWorker, some: list[CompiledRule]) -> None:
     lines = [
         f"{match} drop".lstrip()
@@ -265,8 +292,12 @@ def test_any_rule_is_encoded_and_the_same_whoever_writes_it(worker: NftWorker, s
         for match in matches_on(direction, rule)
     ]
     assert [line for line in lines if not _is_encoded(line)] == []
-    if lines:
-        worker.call_blocking(lambda port: _write_both_ways(port, _apart(lines)))
+
+    def body(port: NftPort) -> None:
+        _write_both_ways(port, _apart(lines))
+        assert read_table(port).chains["c"] == tuple(dict.fromkeys(lines))
+
+    worker.call_blocking(body)
 
 
 @pytest.mark.fv
@@ -285,3 +316,82 @@ def test_any_table_is_the_same_whoever_writes_it(
     left = {line for name, lines in chains.items() if (name, lines) not in encoded for line in lines}
     assert not left or any(_NOT_ENCODED.search(line) for line in left)
     worker.call_blocking(lambda port: _write_both_ways(port, encoded))
+
+
+@pytest.mark.fv
+def test_endpoints_policies_and_host_endpoints_come_and_go_without_libnftables(worker: NftWorker) -> None:
+    def body(port: NftPort) -> None:
+        apply_teardown(port)
+        plan = NftPlan(NftConfig())
+        plan.replace_believed(read_table(port))
+        drive(port, plan)
+        key, address = (
+            ResourceKey("GlobalNetworkPolicy", "", "default.web"),
+            EntityMatch(sets=(SetRef("s", True, True),)),
+        )
+        ports = EntityMatch(ports=(PortRange(80, 80), PortRange(8000, 8010)))
+        stack = Stack((StackTier("default", (key,), Action.DENY),), ())
+        one = replace(endpoint(1, stack, stack), limits=Limits(connections_in=5))
+        texts = worker.calls.texts
+        rule = CompiledRule(Action.ALLOW, protocol=6, source=address, destination=ports)
+        plan.on_delta(DesiredDelta(sets={"s": True}, policies={key: CompiledPolicy((rule,), (rule,))}))
+        plan.on_delta(DesiredDelta(endpoints={one.key: one}))
+        plan.bind_hosts({"eth0": make_host_endpoint("eth0", HostStacks(stack, stack))})
+        drive(port, plan)
+        assert plan.is_enforced(one.key)
+        plan.bind_hosts({"eth0": None})
+        plan.on_delta(DesiredDelta(endpoints={one.key: None}, policies={key: None}, sets={"s": None}))
+        drive(port, plan)
+        assert plan.is_settled
+        assert worker.calls.texts == texts
+        again = NftPlan(NftConfig())
+        again.replace_believed(read_table(port))
+        assert again.is_settled
+
+    worker.call_blocking(body)
+
+
+@pytest.mark.fv
+def test_rules_that_the_kernel_refuses_are_named_by_it_and_closed_at_the_second_try(worker: NftWorker) -> None:
+    def body(port: NftPort) -> None:
+        apply_teardown(port)
+        plan = NftPlan(NftConfig())
+        plan.replace_believed(KernelTable())
+        drive(port, plan)
+        good, poison = ("tcp dport 80 accept",), ("accept", "ip saddr @no-such-set accept")
+        chains = tuple((f"c{number}", poison if number in (5, 700) else good) for number in range(900))
+        runs = worker.calls.runs
+        result = apply_structure(port, StructurePlan(chains))
+        assert worker.calls.runs == runs + 2
+        assert result.closed == dict.fromkeys(("c5", "c700"), "No such file or directory")
+        assert len(result.chains) == 898
+        table = read_table(port)
+        assert (table.chains["c5"], table.chains["c4"]) == (CLOSED, good)
+
+    worker.call_blocking(body)
+
+
+@pytest.mark.fv
+def test_transaction_that_no_socket_takes_at_once_goes_through_libnftables(
+    worker: NftWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def body(port: NftPort) -> None:
+        apply_teardown(port)
+        assert isinstance(port, Kernel)
+        monkeypatch.setattr(port._socket, "send_limit_bytes", 2000)
+        texts = worker.calls.texts
+        lines = tuple(f"tcp dport {number} accept" for number in range(100))
+        assert port.write(TableWrite(chains=(("c", lines),))) is None
+        assert worker.calls.texts == texts + 1
+        assert read_table(port).chains == {"c": lines}
+
+    worker.call_blocking(body)
+
+
+@pytest.mark.fv
+def test_set_of_thousands_of_addresses_in_a_rule_is_written_in_parts_and_read_back(worker: NftWorker) -> None:
+    def body(port: NftPort) -> None:
+        line = f"ip saddr {{ {', '.join(f'10.{number >> 8}.{number & 255}.0/25' for number in range(9000))} }} accept"
+        _write_both_ways(port, [("c", (line,))])
+
+    worker.call_blocking(body)

@@ -21,7 +21,6 @@ from felix.dataplane.nft.fields import (
     FIELDS,
     HOST_ORDER,
     NO_TYPE,
-    OPEN_END,
     Field,
     set_type,
     set_userdata,

@@ -34,8 +34,8 @@ class Field(NamedTuple):
     """One thing that is compared. load: takes it into a register; None where the kernel has no such expression.
 
     size_bytes, type: of the value; kind: how nft writes it. family, protocol: what a packet must be to have it, else
-    None; needs_link: only frames of Ethernet have it; needs_protocol: which it is has to be said before. header, offset: where payload is, else -1. meaning: nft's
-    userdata for sets of it. order: of its bytes.
+    None. needs_link: only frames of Ethernet have it. needs_protocol: which it is has to be said before. header,
+    offset: where payload is, else -1. meaning: nft's userdata for sets of it. order: of its bytes.
     """
 
     kind: str
@@ -56,19 +56,15 @@ FAMILIES = {4: 2, 6: 10}
 """What the kernel calls the families (NFPROTO_…)."""
 
 
-def _payload(
-    kind: str, header: int, offset: int, size_bytes: int, type_: int, description: tuple[int, int], **needs: int
-) -> Field:
+def _payload(kind: str, size_bytes: int, type_: int, place: tuple[int, int], description: tuple[int, int]) -> Field:
+    """Returns a field of a header. place: which, and where in it. description: nft's numbers of protocol and field."""
+
     def load(register: int) -> bytes:
-        return to.load_payload(header, offset, size_bytes, register)
+        return to.load_payload(*place, size_bytes, register)
 
     inside = _userdata_number(0, description[0]) + _userdata_number(1, description[1])
     meaning = _userdata_number(0, _PAYLOAD_TYPE) + _userdata(1, inside)
-    family, protocol = needs.get("family"), needs.get("protocol")
-    is_link = header == to.LINK_HEADER
-    return Field(
-        kind, size_bytes, type_, load, meaning, NETWORK_ORDER, family, protocol, is_link, False, header, offset
-    )
+    return Field(kind, size_bytes, type_, load, meaning, NETWORK_ORDER, header=place[0], offset=place[1])
 
 
 def _meta(kind: str, key: int, size_bytes: int, type_: int, order: int = HOST_ORDER) -> Field:
@@ -91,8 +87,11 @@ def _ct(kind: str, key: int, size_bytes: int, type_: int, order: int, *, is_orig
 
 # By nft's own numbers for protocols and their fields (enum proto_desc_id and the templates of proto.c).
 _PORTS = {"tcp": (6, 8), "udp": (17, 6), "udplite": (136, 7), "sctp": (132, 10)}
-_ADDRESSES = {"ip": (4, 4, 7, 12, (12, 11), (16, 12)), "ip6": (6, 16, 8, 13, (8, 8), (24, 9))}
-_ICMP = {"icmp": (4, 1, 14, 32, 4), "icmpv6": (6, 58, 29, 33, 14)}
+_ADDRESSES: dict[str, tuple[int, int, int, int, tuple[int, int], tuple[int, int]]] = {
+    "ip": (4, 4, 7, 12, (12, 11), (16, 12)),
+    "ip6": (6, 16, 8, 13, (8, 8), (24, 9)),
+}
+_ICMP = {"icmp": (4, 1, 4, 14, 32), "icmpv6": (6, 58, 14, 29, 33)}
 
 FIELDS: dict[str, Field] = {
     "iif": _meta("index", to.META_IIF, 4, NO_TYPE),
@@ -100,8 +99,8 @@ FIELDS: dict[str, Field] = {
     "oifname": _meta("name", to.META_OIFNAME, 16, 41),
     "meta nfproto": _meta("number", to.META_NFPROTO, 1, NO_TYPE),
     "meta l4proto": _meta("number", to.META_L4PROTO, 1, 12),
-    "ether saddr": _payload("mac", to.LINK_HEADER, 6, 6, 9, (0, 0)),
-    "tcp flags": _payload("bits", to.TRANSPORT_HEADER, 13, 1, 15, (8, 8), protocol=6),
+    "ether saddr": _payload("mac", 6, 9, (to.LINK_HEADER, 6), (0, 0))._replace(needs_link=True),
+    "tcp flags": _payload("bits", 1, 15, (to.TRANSPORT_HEADER, 13), (8, 8))._replace(protocol=6),
     "ct state": _ct("bits", to.CT_STATE, 4, 26, HOST_ORDER),
     "ct status": _ct("bits", to.CT_STATUS, 4, 28, HOST_ORDER),
     "ct original proto-dst": _ct("number", to.CT_PROTO_DST, 2, 13, NETWORK_ORDER, is_original=True),
@@ -109,23 +108,21 @@ FIELDS: dict[str, Field] = {
     "ct original ip6 daddr": _ct("address6", to.CT_DST_IP6, 16, 8, NETWORK_ORDER, is_original=True),
 }
 """By nft's words for them."""
-for _word, (_version, _size_bytes, _type, _about, _source, _destination) in _ADDRESSES.items():
-    for _end, (_offset, _place) in (("saddr", _source), ("daddr", _destination)):
-        FIELDS[f"{_word} {_end}"] = _payload(
-            f"address{_version}", to.NETWORK_HEADER, _offset, _size_bytes, _type, (_about, _place), family=_version
-        )
-    FIELDS[f"{_word} version"] = _payload("version", to.NETWORK_HEADER, 0, 1, NO_TYPE, (_about, 1), family=_version)
+for _word, (_version, _size_bytes, _type, _about, *_ends) in _ADDRESSES.items():
+    for _end, (_offset, _number) in zip(("saddr", "daddr"), _ends, strict=True):
+        _place = to.NETWORK_HEADER, _offset
+        _field = _payload(f"address{_version}", _size_bytes, _type, _place, (_about, _number))
+        FIELDS[f"{_word} {_end}"] = _field._replace(family=_version)
+    _field = _payload("version", 1, NO_TYPE, (to.NETWORK_HEADER, 0), (_about, 1))
+    FIELDS[f"{_word} version"] = _field._replace(family=_version)
 for _word, (_protocol, _about) in _PORTS.items():
     for _position, _end in enumerate(("sport", "dport")):
-        FIELDS[f"{_word} {_end}"] = _payload(
-            "number", to.TRANSPORT_HEADER, 2 * _position, 2, 13, (_about, 1 + _position), protocol=_protocol
-        )
-for _word, (_version, _protocol, _type, _code, _about) in _ICMP.items():
-    for _position, (_end, _kind) in enumerate((("type", _type), ("code", _code))):
-        FIELDS[f"{_word} {_end}"] = _payload(
-            "number", to.TRANSPORT_HEADER, _position, 1, _kind, (_about, 1 + _position),
-            family=_version, protocol=_protocol,
-        )  # fmt: skip
+        _field = _payload("number", 2, 13, (to.TRANSPORT_HEADER, 2 * _position), (_about, 1 + _position))
+        FIELDS[f"{_word} {_end}"] = _field._replace(protocol=_protocol)
+for _word, (_version, _protocol, _about, *_types) in _ICMP.items():
+    for _position, (_end, _type) in enumerate(zip(("type", "code"), _types, strict=True)):
+        _field = _payload("number", 1, _type, (to.TRANSPORT_HEADER, _position), (_about, 1 + _position))
+        FIELDS[f"{_word} {_end}"] = _field._replace(family=_version, protocol=_protocol)
 
 
 def set_type(fields: tuple[Field, ...]) -> int:
