@@ -209,7 +209,9 @@ class Metrics:
         self.dropped_packets = declare.count("dropped_packets", "Packets dropped beside rules, by reason.", "reason")
         self.nft_calls = declare.count("nft_calls", "Transactions of chains and set declarations.")
         self.nft_errors = declare.count("nft_errors", "Those that were refused.")
-        self.nft_text_calls = declare.count("nft_text_calls", "Those that went through libnftables, which is slower.")
+        self.nft_text_calls = declare.count(
+            "nft_text_calls", "Transactions of chains and set declarations that had to go through libnftables."
+        )
         self.nft_set_calls = declare.count("nft_set_calls", "Transactions of set and map elements.")
         self.nft_set_errors = declare.count("nft_set_errors", "Those that were refused.")
         self.nft_list_calls = declare.count("nft_list_calls", "Listings of the table.")

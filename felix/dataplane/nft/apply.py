@@ -1,7 +1,9 @@
 """Plans into the kernel: one worker thread that owns libnftables and a netlink socket, and the steps that run on it.
 
-A refused transaction changes nothing, so the culprit is looked for by halves: chains that the kernel does not take
-are left as a single drop, elements it does not take are left out, and everything else goes in within the same call.
+Structure is written as netlink messages of our own; what those have no words for goes through libnftables as text. A
+refused transaction changes nothing, so the culprit is looked for: of our own messages the kernel names it, else by
+halves. Chains that the kernel does not take are left as a single drop, elements it does not take are left out, and
+everything else goes in within the same call.
 """
 
 from __future__ import annotations

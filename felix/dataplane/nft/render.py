@@ -1,4 +1,4 @@
-"""Plans as text for libnftables. Every text is one transaction."""
+"""Plans as text for libnftables: for what `transaction` has no messages for. Every text is one transaction."""
 
 from __future__ import annotations
 

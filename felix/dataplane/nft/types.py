@@ -1,7 +1,7 @@
 """What the files of the nft family hand to each other: configuration, plans, results, and what the kernel has.
 
-One table, `inet felix`. Structure (chains, rules, declarations) is text for libnftables; set and map elements are
-`SetChange`s that travel in netlink batches of our own.
+One table, `inet felix`. Structure (chains, rules, declarations) is lines in nft's words, which are encoded as netlink
+messages or handed to libnftables; set and map elements are `SetChange`s that travel in netlink batches of our own.
 """
 
 from __future__ import annotations
