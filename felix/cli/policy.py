@@ -22,7 +22,7 @@ examples:
   felix policy counters -o json
 
 Counted are packets that open a flow, not those of flows that were let through before. Of a staged policy it is what
-it would do. Policies are counted where the setting PolicyCountersEnabled is on, single rules when PolicyRuleCounters
+it would do. Policies are counted unless the setting PolicyCountersEnabled is off, single rules when PolicyRuleCounters
 says so, staged policies always. Asks the agent of this host; needs root.
 """
 

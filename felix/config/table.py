@@ -321,19 +321,18 @@ class Settings:
             "PolicyCountersEnabled",
             "Dataplane",
             readers.BOOL,
-            "Whether it is counted what each policy and profile allows, denies and passes on. Each policy in use makes "
-            "every change of rules about two microseconds slower. Staged policies are counted in any case.",
+            "Whether it is counted what each policy and profile allows, denies and passes on. Staged policies are "
+            "counted in any case.",
             is_own=True,
         ),
-    ] = False
+    ] = True
     policy_rule_counters: Annotated[
         int,
         About(
             "PolicyRuleCounters",
             "Dataplane",
             whole(0, 1000),
-            "How many rules of each policy and direction, from the first on, are counted one by one. Each makes "
-            "every change of rules about a microsecond slower.",
+            "How many rules of each policy and direction, from the first on, are counted one by one.",
             is_own=True,
         ),
     ] = 0

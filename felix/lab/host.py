@@ -141,7 +141,6 @@ class Host(Place):
             "FELIX_ENDPOINTSTATUSPATHPREFIX": str(self.directory / "status"),
             "FELIX_PROMETHEUSMETRICSENABLED": "true",
             "FELIX_HEALTHENABLED": "true",
-            "FELIX_POLICYCOUNTERSENABLED": "true",
             "DATASTORE_TYPE": "etcdv3",
             "ETCD_ENDPOINTS": endpoint,
         }

@@ -86,7 +86,7 @@ class Kernel:
 
     def __init__(self, calls: NftCalls) -> None:
         self._calls = calls
-        self._set_names = name_sets(secrets.token_hex(8))
+        self._set_names = name_sets(secrets.token_hex(4))
         try:
             self._tool = nftables.Nftables()
             self._socket = NetlinkSocket(NETLINK_NETFILTER)

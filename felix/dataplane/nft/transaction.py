@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from felix.dataplane.netlink.message import NLM_F_APPEND, NLM_F_CREATE, attribute, batch, message, nested
+from felix.dataplane.netlink.message import NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, attribute, batch, message, nested
 from felix.dataplane.netlink.message import nfnetlink_header as header
 from felix.dataplane.nft.base import declare
 from felix.dataplane.nft.elements import KEY_BYTES
@@ -53,9 +53,10 @@ class PackedWrite(NamedTuple):
 def name_sets(token: str) -> Iterator[str]:
     """Yields names for anonymous sets; nobody else may use that token.
 
-    The kernel would find names, as it does for libnftables, by looking at all sets once more for each.
+    The kernel would find names, as it does for libnftables, by looking at all sets once more for each. Looking for a
+    set it compares all names: these are short, and differ at their beginning.
     """
-    return (f"__felix-{token}-{count}" for count in itertools.count())
+    return (f"__{count:x}-{token}" for count in itertools.count())
 
 
 def pack_write(write: TableWrite, set_names: Iterator[str]) -> PackedWrite | None:
@@ -154,7 +155,7 @@ def _pack_anonymous(made: AnonymousSet, set_name: str, set_id: int) -> Iterator[
     if made.is_map:
         parts += [attribute(6, number(_VERDICT_TYPE)), attribute(7, number(_VERDICT_BYTES))]
     parts += [nested(9, attribute(1, number(made.size))), attribute(10, number(set_id)), attribute(13, made.userdata)]
-    yield _message(_NEWSET, NLM_F_CREATE, *parts)
+    yield _message(_NEWSET, NLM_F_CREATE | NLM_F_EXCL, *parts)
     elements: list[bytes] = []
     size_bytes = 0
     for element in made.elements:
