@@ -28,7 +28,7 @@ from felix.attach.check import Place, Wanted, check_attach, check_network, check
 from felix.attach.endpoint import Attachment, name_of
 from felix.attach.etcd import EndpointStore, Present
 from felix.attach.index import AttachmentIndex
-from felix.attach.mailbox import Debts
+from felix.attach.mailbox import Debts, address_debt
 from felix.attach.names import DEFAULT_NAMESPACE, Attached, endpoint_key, handle_name, host_interface
 from felix.attach.types import AttachAnswer, AttachRequest, Code, DetachAnswer, DetachRequest, Refusal, bound_deadline
 from felix.attach.veth import HOST_MAC, Taken, Veth, VethSpec
@@ -283,6 +283,8 @@ class AttachService:
                     return await self._take_over(wanted, known.endpoint, namespace, made)
                 if known.is_foreign:
                     raise Refusal(Code.CONFLICT, f"endpoint {name_of(key)} is there, and was not made by this agent")
+                # What is owed about addresses under this handle ends first: it would take those that are given now.
+                await self._whole(self.debts.settle(address_debt(wanted.handle)))
                 made.is_undoable = True
                 seen = self._enforcement.seen_revision(key)
                 written = await self._whole(self.endpoints.write(wanted, known, namespace.inode, made.tried))

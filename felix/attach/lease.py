@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from functools import partial
 
 from felix.attach.check import check_addresses, check_attributes, check_handle, check_node
-from felix.attach.mailbox import Debts
+from felix.attach.mailbox import Debts, address_debt
 from felix.attach.types import ADDRESSES_LIMIT, AllocateRequest, Code, Refusal, ReleaseRequest
 from felix.attach.watch import Lanes
 from felix.datastore.faults import EtcdUnavailable
@@ -124,7 +124,7 @@ class AddressLeases:
         except EtcdUnavailable as error:
             if not error.is_unsent:  # perhaps they were given; nobody has been told which
                 self._owed[asked.handle] = partial(self._release_all_but, asked.handle, before, tried)
-                self._debts.owe(_debt_of(asked.handle), None, partial(self._pay, asked.handle))
+                self._debts.owe(address_debt(asked.handle), None, partial(self._pay, asked.handle))
             raise
 
     async def _pay(self, handle: str) -> None:
@@ -137,7 +137,7 @@ class AddressLeases:
         if undo is not None:
             await undo()
             del self._owed[handle]
-            self._debts.forget(_debt_of(handle))
+            self._debts.forget(address_debt(handle))
 
     async def _release_all_but(self, handle: str, kept: frozenset[Net], tried: Collection[Net]) -> None:
         """The handle has nothing but `kept`, and what was tried does not arrive any more."""
@@ -146,10 +146,6 @@ class AddressLeases:
         released = await self.take_back([Release(net, handle) for net in found if net not in kept])
         if released:
             log.info("addresses of %s that nobody was told of are free again: %s", handle, _texts(released))
-
-
-def _debt_of(handle: str) -> str:
-    return f"addresses of {handle}"
 
 
 def _texts(nets: Sequence[Net]) -> str:

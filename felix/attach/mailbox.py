@@ -27,6 +27,11 @@ class Debt:
     pay: Callable[[], Awaitable[object]]
 
 
+def address_debt(handle: str) -> str:
+    """Returns the key of what is owed about the addresses that a handle was perhaps given."""
+    return f"addresses of {handle}"
+
+
 class Debts:
     """What could not be undone, by a key of its own; each is tried until it succeeds or somebody else has done it."""
 
@@ -50,6 +55,13 @@ class Debts:
     def forget(self, key: ResourceKey | str) -> bool:
         """The debt is somebody else's now; returns whether there was one."""
         return self._debt_by_key.pop(key, None) is not None
+
+    async def settle(self, key: ResourceKey | str) -> None:
+        """The debt is not owed any more; raises what paying it raises, it is owed still then."""
+        debt = self._debt_by_key.get(key)
+        if debt is not None:
+            await debt.pay()
+            self.forget(key)
 
     def of(self, who: Attached) -> list[ResourceKey]:
         """Returns the endpoints of a container that are owed."""

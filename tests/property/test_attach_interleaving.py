@@ -171,6 +171,7 @@ async def _play(scene: Scene, scripts: list[list[str]], looks: int) -> None:
 @example([["attach", "detach"]], 1310, 2, 1, 3)  # written by an agent that is dead, while the next one detaches
 @example([["given", "given"]], 102515, 6, 3, 2)  # the same with an address that was allocated before
 @example([["attach", "release", "interrupted", "given"]], 105715, 0, 3, 2)
+@example([["attach"] * 3, ["given", "attach", "given"]], 120064, 3, 0, 2)  # owed from before, under the same handle
 @settings(max_examples=500, deadline=None)
 @given(
     st.lists(SCRIPTS, min_size=1, max_size=len(CONTAINERS)),
