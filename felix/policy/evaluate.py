@@ -19,8 +19,10 @@ from felix.model.records import (
     GlobalNetworkPolicy,
     GlobalNetworkSet,
     HostEndpoint,
+    IPPool,
     NetworkPolicy,
     NetworkSet,
+    Node,
     Profile,
     StagedGlobalNetworkPolicy,
     StagedNetworkPolicy,
@@ -95,6 +97,8 @@ class World:
     policies: Mapping[ResourceKey, Policy] = field(default_factory=dict)
     network_sets: Mapping[ResourceKey, NetworkSet | GlobalNetworkSet] = field(default_factory=dict)
     settings: HostSettings = field(default_factory=HostSettings)
+    pools: Mapping[ResourceKey, IPPool] = field(default_factory=dict)
+    nodes: Mapping[ResourceKey, Node] = field(default_factory=dict)
 
 
 def evaluate(world: World, packet: Packet, host: str | None = None) -> Verdict:
@@ -103,11 +107,19 @@ def evaluate(world: World, packet: Packet, host: str | None = None) -> Verdict:
     Addresses that are no workload's have no policy of their own here. host: only workloads of this node are asked;
     None: all are, as if the packet crossed both hosts. A packet that concerns no workload is allowed.
     """
+    sender, receiver = (
+        None if owner is None or host not in (None, world.workloads[owner].spec.node) else owner
+        for owner in (find_workload(world, packet.source_net), find_workload(world, packet.destination_net))
+    )
+    return evaluate_between(world, packet, sender, receiver)
+
+
+def evaluate_between(world: World, packet: Packet, sender: ResourceKey | None, receiver: ResourceKey | None) -> Verdict:
+    """Returns what becomes of a packet from one workload to another, whatever its addresses; None: of no workload."""
     trace: list[Step] = []
     staged: list[Step] = []
-    for address, direction in ((packet.source_net, Direction.EGRESS), (packet.destination_net, Direction.INGRESS)):
-        owner = find_workload(world, address)
-        if owner is None or host not in (None, world.workloads[owner].spec.node):
+    for owner, direction in ((sender, Direction.EGRESS), (receiver, Direction.INGRESS)):
+        if owner is None:
             continue
         if direction is Direction.EGRESS and world.settings.is_encapsulated(packet):
             return Verdict(False, (*trace, Step(owner, direction, "", None, None, Action.DENY)), tuple(staged))

@@ -16,7 +16,17 @@ from felix.calc.desired import Action
 from felix.model.keys import ResourceKey
 from felix.model.net import Net, parse_net
 from felix.model.records import GlobalNetworkPolicy
-from felix.policy.evaluate import Direction, Step, Tiers, Verdict, World, evaluate, evaluate_policies, find_tiers
+from felix.policy.evaluate import (
+    Direction,
+    Step,
+    Tiers,
+    Verdict,
+    World,
+    evaluate,
+    evaluate_between,
+    evaluate_policies,
+    find_tiers,
+)
 from felix.policy.packet import Packet
 
 ALL_INTERFACES = "*"
@@ -53,10 +63,6 @@ def find_host_endpoint(world: World, host: str, port: Port) -> ResourceKey | Non
         ):
             named.append(key)
     return min(named or (for_all if port.name != "lo" else []), default=None)
-
-
-def _has_one(port: Port, expected: Iterable[str]) -> bool:
-    return any(parse_net(text) in port.addresses for text in expected)
 
 
 def evaluate_received(world: World, host: str, port: Port, packet: Packet, translated: Packet | None = None) -> Verdict:
@@ -103,10 +109,13 @@ def evaluate_forwarded(
     ports: tuple[Port | None, Port | None],
     packet: Packet,
     translated: Packet | None = None,
+    *,
+    ends: tuple[ResourceKey | None, ResourceKey | None] | None = None,
 ) -> Verdict:
     """Returns whether the host passes a packet on, as the first of a flow.
 
     ports: where it comes in and where it leaves; None: a workload's interface.
+    ends: the workloads behind these interfaces; None: those that own its addresses.
     """
     trace: list[Step] = []
     after = translated or packet
@@ -117,7 +126,7 @@ def evaluate_forwarded(
             early = _decide(world, (entry, Kind.FORWARD, Direction.INGRESS), after, trace) is not Action.DENY
         if early is False:
             return Verdict(False, tuple(trace))
-    between = evaluate(world, after, host)
+    between = evaluate(world, after, host) if ends is None else evaluate_between(world, after, *ends)
     trace.extend(between.trace)
     if not between.allowed:
         return Verdict(False, tuple(trace))
@@ -131,6 +140,12 @@ def is_untracked(world: World, host: str, port: Port, direction: Direction, pack
     """Whether connection tracking does not see the packet, because untracked policy allows it."""
     endpoint = find_host_endpoint(world, host, port)
     return endpoint is not None and _decide_untracked(world, endpoint, direction, packet, []) is True
+
+
+def decide_early(world: World, host: str, port: Port, packet: Packet) -> bool | None:
+    """Returns what is decided about an incoming packet before it is known where it goes; None: nothing."""
+    endpoint = find_host_endpoint(world, host, port)
+    return None if endpoint is None else _evaluate_early(world, endpoint, packet, [])
 
 
 def find_host_tiers(world: World, endpoint: ResourceKey, kind: Kind, direction: Direction) -> Tiers:

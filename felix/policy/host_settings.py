@@ -39,6 +39,12 @@ class HostSettings:
     """allows_vxlan, allows_ipip: whether workloads may send packets in packets. vxlan_port: UDP port of the first.
 
     failsafes_in, failsafes_out: towards the host, and from it.
+    accepts_workloads: whether the host takes what a workload's policy lets it send there.
+    allows_spoofing: whether endpoints may send from their allowSpoofedSourcePrefixes.
+    has_floating: whether external addresses lead to endpoints.
+    hides_behind: what hidden sources become in its family; None, and in the other: the address of the host itself.
+    spares_hosts: whether sources are not hidden from hosts. hides_at: the only interfaces at which they are, as
+    NatConfig says.
     """
 
     allows_vxlan: bool = False
@@ -46,6 +52,12 @@ class HostSettings:
     vxlan_port: int = 4789
     failsafes_in: tuple[Failsafe, ...] = FAILSAFES_IN
     failsafes_out: tuple[Failsafe, ...] = FAILSAFES_OUT
+    accepts_workloads: bool = False
+    allows_spoofing: bool = False
+    has_floating: bool = False
+    hides_behind: Net | None = None
+    spares_hosts: bool = False
+    hides_at: str = ""
 
     def is_encapsulated(self, packet: Packet) -> bool:
         """Whether no workload may send such a packet, because it carries another one past policy."""

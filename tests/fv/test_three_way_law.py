@@ -9,46 +9,45 @@ FELIX_LAW_EXAMPLES says how many histories are tried, and makes them other ones 
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from felix.calc.desired import Action
-from felix.calc.graph import CalcGraph
-from felix.dataplane.nft.apply import NftWorker, apply_teardown
-from felix.dataplane.nft.plan import NftPlan
-from felix.dataplane.nft.read import read_counters, read_table
-from felix.dataplane.nft.types import DenyAction, FloodConfig, KernelTable, LogRate, NftConfig
+from felix.dataplane.conntrack.apply import find_flows, remove_flows
+from felix.dataplane.conntrack.revoke import RevocationPlan
+from felix.dataplane.conntrack.types import ConntrackResult
+from felix.dataplane.nft.apply import apply_teardown
+from felix.dataplane.nft.read import read_counters
+from felix.dataplane.nft.types import DenyAction, FloodConfig, LogRate, NftConfig
 from felix.model.keys import ResourceKey
 from felix.model.net import Net, parse_net
-from felix.policy.evaluate import Verdict, World, evaluate, find_workload
-from felix.policy.packet import UDP, Packet
+from felix.policy.evaluate import Verdict, World, evaluate
+from felix.policy.packet import ICMP, ICMPV6, SCTP, TCP, UDP, Packet
 from felix.policy.staged import is_staged
-from tests.model.fake_nft import FakeNft
-from tests.model.nft_worlds import drive
-from tests.model.worlds import HOSTS, PROTOCOLS, PolicyRecord, draw_packet, world_updates, worlds
+from tests.model.worlds import HOSTS, PROTOCOLS, draw_packet, worlds
+from tests.support.law import (
+    WORKLOAD_ADDRESSES,
+    WORKLOAD_INTERFACES,
+    Bench,
+    Tables,
+    find_interface,
+    find_local_addresses,
+    law,
+)
 from tests.support.packets import first_packets, opens_flow, reverse
 from tests.support.wire import UPLINK, Sent, Wire
 
 pytestmark = pytest.mark.fv
 
-_WORKLOADS = 6
-_EXAMPLES = int(os.environ.get("FELIX_LAW_EXAMPLES", "0"))
-_LAW = settings(
-    max_examples=_EXAMPLES or 150,
-    derandomize=not _EXAMPLES,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    database=None,
-)
-
-
+_REMEMBERED = (TCP, UDP, SCTP, ICMP, ICMPV6)
+"""Protocols whose connections every kernel tells as they were opened."""
+_LAW = law(130, is_made_small=False)
 _CONFIGS = st.builds(
     NftConfig,
     drop_invalid=st.booleans(),
@@ -60,7 +59,7 @@ _CONFIGS = st.builds(
 )
 
 
-@dataclass(frozen=True, repr=False)  # shown, it would be longer than anybody reads
+@dataclass(frozen=True, repr=False)
 class History:
     """Worlds that follow each other on a host, and packets to try in each of them."""
 
@@ -69,11 +68,15 @@ class History:
     packets: tuple[Packet, ...]
     config: NftConfig
 
+    def _repr_pretty_(self, printer: object, cycle: bool) -> None:
+        """Shown, it would be longer than anybody reads: what failed says enough, with its part of the world."""
+
 
 @st.composite
 def histories(draw: st.DrawFn) -> History:
     """Draws a world, the same workloads under other policies, another world, and the first one again."""
-    first, other = draw(worlds()), draw(worlds())
+    # Without pools nobody hides: here packets are known by their addresses.
+    first, other = (replace(draw(worlds()), pools={}) for _ in range(2))
     steps = (first, replace(other, workloads=first.workloads), other, first)
     host = max(HOSTS, key=lambda name: sum(len(find_local_addresses(world, name)) for world in (first, other)))
     packets = first_packets([draw_packet(draw, world, PROTOCOLS) for world in (first, other) for _ in range(12)])
@@ -88,72 +91,63 @@ class Way(NamedTuple):
     exit: str
 
 
-class Bench:
-    """Both kernels, the wire through the real one, and what has been tried on them."""
-
-    def __init__(self) -> None:
-        names = [f"cali{number}" for number in range(_WORKLOADS)]
-        addresses = [
-            (parse_net(text), name)
-            for number, name in enumerate(names, 1)
-            for text in (f"10.65.0.{number}", f"fd00:65::{number:x}")
-        ]
-        self.wire = Wire(names, addresses)
-        self.worker = NftWorker(self.wire.host.enter_thread)
-        self.tried: Counter[str] = Counter()
-
-    def close(self) -> None:
-        self.worker.close()
-        self.wire.close()
-
-
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    bench = Bench()
+def bench() -> Iterator[Bench[Wire]]:
+    bench = Bench(Wire(WORKLOAD_INTERFACES, WORKLOAD_ADDRESSES))
     try:
         yield bench
     finally:
-        print("\ntried:", *(f"{count} {what}," for what, count in sorted(bench.tried.items())))
         bench.close()
 
 
 class Run:
     """One history on both kernels."""
 
-    def __init__(self, bench: Bench, history: History) -> None:
+    def __init__(self, bench: Bench[Wire], history: History) -> None:
         self._bench = bench
         self._host = history.host
-        self._config = config = history.config
-        self._graph = CalcGraph(self._host)
-        self._fake = FakeNft()
-        self._plans = NftPlan(config), NftPlan(config)
+        self._config = history.config
+        self._tables = Tables(bench.worker, history.host, history.config, has_host_endpoints=False)
+        self._fake = self._tables.fake
         self._counted: dict[str, int] = {}
-        self._stored: dict[ResourceKey, PolicyRecord] = {}
-        for plan in self._plans:
-            plan.replace_believed(KernelTable())
-        assert bench.worker.call_blocking(apply_teardown) == ""
+        self._revocation = RevocationPlan()
+        self._opened: list[Packet] = []
+        self._before = World()
 
     def enter(self, world: World) -> None:
-        """Both tables, and the routes, are those of `world`; only what differs was written."""
-        wanted = dict(world_updates(world))
-        for key in self._stored.keys() - wanted.keys():
-            self._graph.on_update(key, None)
-        for key, record in wanted.items():
-            if self._stored.get(key) != record:
-                self._graph.on_update(key, record)
-        self._stored = dict(wanted)
-        delta = self._graph.flush()
-        faked, real = self._plans
-        for plan in self._plans:
-            plan.on_delta(delta)
-        for result in (*drive(self._fake, faked), *self._bench.worker.call_blocking(drive, real)):
-            assert not result.error
-            assert not result.closed
-            assert not result.refused
-        assert faked.is_settled
-        assert real.is_settled
+        """Both tables, and the routes, are those of `world`; only what differs was written.
+
+        Of the connections that the world before has let pass, those that this one does not are cut, and no others.
+        """
+        delta = self._tables.enter(world)
+        self._revocation.on_delta(delta, delta.endpoints)
+        self._revocation.commit()
+        looked_at = self._revocation.take()
+        if self._opened and world.workloads == self._before.workloads:
+            self._check_cut(world, looked_at)
         self._counted = dict(self._fake.counts)
         self._bench.wire.route(find_local_addresses(world, self._host))
+
+    def _check_cut(self, world: World, looked_at: frozenset[Net]) -> None:
+        """Connections that were opened in the world before, which has the same workloads, are judged in this one."""
+        socket = self._bench.wire.netfilter
+        verdicts = self._tables.plans[1].verdicts
+        flows = find_flows(socket, [net for net, _ in WORKLOAD_ADDRESSES]).flows
+        denied = [
+            flow
+            for flow in flows
+            if {flow.packet.source_net, flow.packet.destination_net} & looked_at
+            and not verdicts.is_allowed(flow.packet)
+        ]
+        assert remove_flows(socket, denied) == ConntrackResult(len(denied))
+        kept = {flow.packet for flow in flows if flow not in denied}
+        local = {net for net, _ in find_local_addresses(world, self._host)}
+        for packet in self._opened:
+            if not local & {packet.source_net, packet.destination_net}:
+                continue
+            is_allowed = evaluate(world, packet, self._host).allowed
+            assert (packet in kept) is is_allowed, f"{packet} is {'allowed' if is_allowed else 'denied'}"
+            self._bench.tried[f"connections {'kept' if is_allowed else 'cut'}"] += 1
 
     def check(self, world: World, packets: tuple[Packet, ...]) -> None:
         """Every packet meets the same fate three times; where it passed, a reply passes too."""
@@ -173,14 +167,20 @@ class Run:
             fates = (verdict.allowed and not is_dropped_untold, faked, bool(seen))
             assert len(set(fates)) == 1, describe(packet, way, fates, verdict)
             self._note(packet, verdict, bool(seen))
+        self._before = world
+        self._opened = [
+            packet
+            for packet, seen in zip(packets, arrived, strict=True)
+            if seen and packet.protocol in _REMEMBERED and opens_flow(packet)
+        ]
         self._check_counters(world, packets)
         self._check_replies([(packet, way) for packet, way, seen in zip(packets, ways, arrived, strict=True) if seen])
 
     def _check_counters(self, world: World, packets: tuple[Packet, ...]) -> None:
         """What policies have decided is counted three times alike, whatever was written anew meanwhile."""
         before, self._counted = self._counted, dict(self._fake.counts)
-        counted_by_name = self._plans[0].counted_by_name
-        assert counted_by_name == self._plans[1].counted_by_name
+        counted_by_name = self._tables.plans[0].counted_by_name
+        assert counted_by_name == self._tables.plans[1].counted_by_name
         real = self._bench.worker.call_blocking(read_counters)
         assert {name: self._fake.counts[name] for name in counted_by_name} == {
             name: real[name].packets for name in counted_by_name
@@ -237,38 +237,12 @@ class Run:
 
     def check_restart(self, world: World) -> None:
         """Who starts now, in this world, finds both tables as they should be."""
-        graph = CalcGraph(self._host)
-        for key, record in world_updates(world):
-            graph.on_update(key, record)
-        delta = graph.flush()
-        for table in (read_table(self._fake), self._bench.worker.call_blocking(read_table)):
-            plan = NftPlan(self._config)
-            plan.on_delta(delta)
-            plan.replace_believed(table)
-            assert plan.is_settled
-
-
-def find_local_addresses(world: World, host: str) -> list[tuple[Net, str]]:
-    """Returns the addresses of a host's workloads, each with its interface."""
-    return [
-        (parse_net(text), workload.spec.interface_name)
-        for workload in world.workloads.values()
-        if workload.spec.node == host
-        for text in workload.spec.ip_networks
-    ]
+        self._tables.check_restart(world)
 
 
 def find_way(world: World, host: str, packet: Packet) -> Way:
     """Returns where a packet comes in and where it should leave."""
     return Way(find_interface(world, host, packet.source_net), find_interface(world, host, packet.destination_net))
-
-
-def find_interface(world: World, host: str, address: Net) -> str:
-    """Returns the interface of a host behind which an address is."""
-    owner = find_workload(world, address)
-    if owner is None or world.workloads[owner].spec.node != host:
-        return UPLINK
-    return world.workloads[owner].spec.interface_name
 
 
 def describe(packet: Packet, way: Way, fates: tuple[bool, bool, bool], verdict: Verdict | None) -> str:
@@ -284,19 +258,19 @@ def describe(packet: Packet, way: Way, fates: tuple[bool, bool, bool], verdict: 
 @_LAW
 @given(history=histories())
 def test_packet_in_generated_worlds_meets_the_same_fate_by_meaning_in_the_fake_and_in_the_kernel(
-    bench: Bench, history: History
+    bench: Bench[Wire], history: History
 ) -> None:
     run = Run(bench, history)
     for world in history.worlds:
         run.enter(world)
-        run.check(world, history.packets)
         run.check_spoofed(world, history.packets)
+        run.check(world, history.packets)
         bench.tried["worlds"] += 1
     run.check_restart(history.worlds[-1])
 
 
 @pytest.mark.parametrize("has_options", [False, True])
-def test_packet_where_no_table_is_comes_out_where_its_address_is(bench: Bench, has_options: bool) -> None:
+def test_packet_where_no_table_is_comes_out_where_its_address_is(bench: Bench[Wire], has_options: bool) -> None:
     assert bench.worker.call_blocking(apply_teardown) == ""
     bench.wire.forget_flows()
     addresses = [parse_net(text) for text in ("10.65.0.1", "10.65.0.2", "fd00:65::1", "fd00:65::2")]

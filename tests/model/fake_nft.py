@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from felix.dataplane.nft.render import render_write
 from felix.dataplane.nft.types import Count, ElementShape, RefusedChange, SetChange, TableWrite, WriteRefusal
@@ -18,7 +19,7 @@ from felix.errors import KernelRefused
 from felix.policy.packet import Packet
 from tests.model.fake_nft_rules import FakeRule, NotUnderstood, Passing, parse_rule
 
-_HOOK = re.compile(r"type (?:filter|nat) hook (\w+) priority (-?\d+); policy accept;")
+_HOOK = re.compile(r"type (filter|nat) hook (\w+) priority (-?\d+); policy accept;")
 _JUMP_LIMIT = 16
 _TRANSLATING = -100  # the priority of destination translation
 _TABLE = "inet felix"
@@ -39,8 +40,27 @@ class FakeTable:
         return FakeTable(dict(self.hooks), rules, dict(self.objects), copy.deepcopy(self.elements))
 
 
+class Fate(NamedTuple):
+    """What became of a packet. passing: as it is seen at its end; None: it got nowhere.
+
+    is_answered: it was denied, and its sender is told.
+    """
+
+    passing: Passing | None
+    is_answered: bool = False
+
+
 class Refused(Exception):
     """A transaction that a kernel would not take."""
+
+
+@dataclass
+class _Last:
+    """What the rules of one base chain did to a packet beside their verdict."""
+
+    untracks: bool = False
+    translated: Packet | None = None
+    dscp: int | None = None
 
 
 class FakeNft:
@@ -53,7 +73,9 @@ class FakeNft:
         """Packets that each counter has seen; they stay when chains are written anew."""
         self.is_refused: Callable[[str], bool] = lambda line: False
         self.after_write: Callable[[], None] = lambda: None
-        self._untracks = False
+        self.own_addresses: dict[int, int] = {}
+        """By family the address that traffic hides behind; without one it is left as it is."""
+        self._last = _Last()
 
     # --- NftPort ---
 
@@ -142,58 +164,88 @@ class FakeNft:
         self, packet: Packet, iif: str, oif: str, state: str = "new", translated: Packet | None = None
     ) -> bool:
         """Whether a packet that came in by `iif` leaves by `oif`. translated: what somebody's dnat makes of it."""
-        passing = self._enter(Passing(packet, iif, "", state), translated)
-        return passing is not None and self._passes("forward", passing._replace(oif=oif)) is not None
+        return self.travel(packet, iif, lambda _: oif, state, translated).passing is not None
 
     def is_received(self, packet: Packet, iif: str, state: str = "new", translated: Packet | None = None) -> bool:
         """Whether a packet that came in by `iif` reaches this host's own programs."""
-        passing = self._enter(Passing(packet, iif, "", state), translated)
-        return passing is not None and self._passes("input", passing) is not None
+        return self.travel(packet, iif, lambda _: "", state, translated).passing is not None
 
     def is_sent(self, packet: Packet, oif: str, state: str = "new", translated: Packet | None = None) -> bool:
         """Whether a packet of this host's own programs leaves by `oif`, which it does after a translation, too."""
-        passing = self._passes("output", Passing(packet, "", oif, state), highest=_TRANSLATING)
-        if passing is not None:
-            passing = self._passes("output", _translate(passing, translated), lowest=_TRANSLATING)
-        return passing is not None and self._passes("postrouting", passing) is not None
+        return self.travel(packet, "", lambda _: oif, state, translated).passing is not None
 
-    def _enter(self, passing: Passing, translated: Packet | None) -> Passing | None:
-        after = self._passes("prerouting", passing, highest=_TRANSLATING)
-        if after is None:
-            return None
-        return self._passes("prerouting", _translate(after, translated), lowest=_TRANSLATING)
+    def travel(
+        self,
+        packet: Packet,
+        iif: str,
+        route: Callable[[Packet], str],
+        state: str = "new",
+        translated: Packet | None = None,
+    ) -> Fate:
+        """Returns what becomes of a packet that came in by `iif`; empty: the host's own.
 
-    def _passes(self, hook: str, passing: Passing, lowest: int = -(1 << 31), highest: int = 1 << 31) -> Passing | None:
-        """Returns the packet behind the chains with these priorities, `lowest` included; None: it was dropped."""
+        route: tells the interface that a packet goes to, empty: this host's own programs. translated: what somebody's
+        dnat makes of it.
+        """
+        passing = Passing(packet, iif, "" if iif else route(packet), state)
+        hook = "prerouting" if iif else "output"
+        fate = self._pass(hook, passing, highest=_TRANSLATING)
+        if fate.passing is not None:
+            fate = self._pass(hook, _translate(fate.passing, translated), lowest=_TRANSLATING)
+        if fate.passing is None:
+            return fate
+        passing = fate.passing._replace(oif=route(fate.passing.packet))
+        fate = self._pass("forward" if passing.oif else "input", passing) if iif else Fate(passing)
+        if fate.passing is None or not passing.oif:
+            return fate
+        return self._pass("postrouting", fate.passing)
+
+    def _pass(self, hook: str, passing: Passing, lowest: int = -(1 << 31), highest: int = 1 << 31) -> Fate:
+        """Returns the packet behind the chains with these priorities, `lowest` included."""
         if self.table is None:
-            return passing
+            return Fate(passing)
         bases = []
         for name, line in self.table.hooks.items():
             match = _HOOK.fullmatch(line)
             assert match is not None, line
-            if match[1] == hook and lowest <= int(match[2]) < highest:
-                bases.append((int(match[2]), name))
-        for _, name in sorted(bases):
-            self._untracks = False
-            if self._verdict(name, passing) == "drop":
-                return None
-            if self._untracks:
+            if match[2] == hook and lowest <= int(match[3]) < highest:
+                bases.append((int(match[3]), name, match[1] == "nat"))
+        for _, name, is_nat in sorted(bases):
+            if is_nat and (passing.state != "new" or (hook != "postrouting" and passing.original is not None)):
+                continue  # who has translated a connection has decided about it
+            last = self._last = _Last()
+            verdict = self._verdict(name, passing)
+            if verdict in ("drop", "reject"):
+                return Fate(None, verdict == "reject")
+            if last.untracks:
                 passing = passing._replace(state="untracked")
-        return passing
+            if last.dscp is not None:
+                passing = passing._replace(dscp=last.dscp)
+            if last.translated is not None and hook == "postrouting":
+                passing = passing._replace(packet=last.translated)
+            elif last.translated is not None:
+                passing = _translate(passing, last.translated)
+        return Fate(passing)
 
     def _verdict(self, chain: str, passing: Passing) -> str:
-        """Returns `accept`, `drop`, or `return` for a chain that has nothing to say."""
+        """Returns `accept`, `drop`, `reject`, or `return` for a chain that has nothing to say."""
         assert self.table is not None
         for rule in self.table.rules[chain]:
             if not all(condition(passing, self.table.elements) for condition in rule.conditions):
                 continue
+            if rule.translation is not None:
+                self._last.translated = rule.translation(passing.packet, self.table.elements, self.own_addresses)
+                if self._last.translated is None:
+                    continue
             self.counts.update(rule.counters)
-            self._untracks |= rule.untracks
+            self._last.untracks |= rule.untracks
+            if rule.dscp is not None:
+                self._last.dscp = rule.dscp
             verdict = rule.verdict
             if rule.lookup is not None:
                 verdict = rule.lookup(passing, self.table.elements) or ""
             action, _, target = verdict.partition(" ")
-            if action in ("accept", "drop", "return"):
+            if action in ("accept", "drop", "reject", "return"):
                 return action
             if action == "goto":
                 return self._verdict(target, passing)

@@ -21,6 +21,7 @@ class Passing(NamedTuple):
     """A packet on its way through one hook. iif, oif: empty where there is none. state: one of STATES.
 
     original: as connection tracking saw it first, where its destination was translated since.
+    dscp: the class that it was marked with.
     """
 
     packet: Packet
@@ -28,6 +29,7 @@ class Passing(NamedTuple):
     oif: str = ""
     state: str = "new"
     original: Packet | None = None
+    dscp: int = 0
 
     @property
     def tracked(self) -> Packet | None:
@@ -38,13 +40,18 @@ class Passing(NamedTuple):
 Sets = Mapping[str, Mapping[bytes, str]]
 Condition = Callable[[Passing, Sets], bool]
 Lookup = Callable[[Passing, Sets], str | None]
+Translation = Callable[[Packet, Sets, Mapping[int, int]], Packet | None]
+"""Returns a packet with another address, None if the rule says nothing about it; the third is the host's own addresses
+by family. A source port that is any that is free is None.
+"""
 
 
 @dataclass(frozen=True)
 class FakeRule:
     """One rule, understood.
 
-    lookup: a verdict map. verdict: `accept`, `jump x`, `vmap`, or empty to go on. untracks: whether it says so before.
+    lookup: a verdict map. verdict: `accept`, `reject`, `jump x`, `vmap`, or empty to go on.
+    untracks: whether it says so before. dscp: the class that it marks with.
     """
 
     line: str
@@ -55,6 +62,8 @@ class FakeRule:
     chains: tuple[str, ...]
     counters: tuple[str, ...]
     untracks: bool = False
+    translation: Translation | None = None
+    dscp: int | None = None
 
 
 class NotUnderstood(ValueError):
@@ -77,6 +86,8 @@ class _Parser:
         self._verdict = ""
         self._untracks = False
         self._lookup: Lookup | None = None
+        self._translation: Translation | None = None
+        self._dscp: int | None = None
 
     def parse(self) -> FakeRule:
         while self._tokens:
@@ -85,7 +96,16 @@ class _Parser:
             self._statement(self._take())
         sets, chains, counters = tuple(self._sets), tuple(self._chains), tuple(self._counters)
         return FakeRule(
-            self._line, tuple(self._conditions), self._verdict, self._lookup, sets, chains, counters, self._untracks
+            self._line,
+            tuple(self._conditions),
+            self._verdict,
+            self._lookup,
+            sets,
+            chains,
+            counters,
+            self._untracks,
+            self._translation,
+            self._dscp,
         )
 
     def _statement(self, word: str) -> None:
@@ -99,7 +119,7 @@ class _Parser:
                 if self._is_next("with"):
                     self._take()
                     self._take()
-                self._verdict = "drop"
+                self._verdict = "reject"
             case "limit":
                 self._limit()
             case "update":
@@ -134,7 +154,7 @@ class _Parser:
             case "notrack":
                 self._untracks = True
             case "masquerade" | "snat" | "dnat":
-                self._translate()
+                self._translate(word)
             case _:
                 self._fail()
 
@@ -162,13 +182,24 @@ class _Parser:
         self._sets.append(token[1:])
         self._conditions.append(lambda passing, sets: False)
 
-    def _translate(self) -> None:
-        """What is translated goes on: verdicts are those about the packet as it came."""
-        for token in self._tokens:
-            if token.startswith("@"):
-                self._sets.append(token[1:])
-        self._tokens.clear()
+    def _translate(self, word: str) -> None:
         self._verdict = "accept"
+        is_random = self._tokens[-1] == "fully-random"
+        words = [token for token in self._tokens if token != "fully-random"]
+        self._tokens.clear()
+        match words:
+            case [family, "to", other, "daddr" | "saddr" as side, "map", name] if family == other:
+                self._sets.append(name[1:])
+                self._translation = _by_map(_FAMILIES[family], side, name[1:])
+            case [family, "to", target] if word == "snat" and is_random:
+                version = _FAMILIES[family]
+                address = target.partition("]")[0][1:] if target.startswith("[") else target
+                value = int(ipaddress.ip_address(address.partition(":")[0] if version == 4 else address))
+                self._translation = _behind({version: value})
+            case [] | ["to", _] if word == "masquerade" and is_random:
+                self._translation = _behind(None)
+            case _:
+                self._fail()
 
     # --- Tokens ---
 
@@ -240,7 +271,8 @@ class _Parser:
             return
         if what == "dscp":
             self._expect("set")
-            self._take()
+            self._dscp = int(self._take(), 16)
+            self._conditions.append(lambda passing, _: passing.packet.version == version)
             return
         if what not in ("saddr", "daddr"):
             self._fail()
@@ -416,6 +448,28 @@ class _Parser:
         verdicts = dict(value.split(" : ") for value in self._values())
         by_state = {int(state, 16): verdict for state, verdict in verdicts.items()}
         self._lookup, self._verdict = lambda passing, _: by_state.get(STATES[passing.state]), "vmap"
+
+
+def _by_map(version: int, side: str, name: str) -> Translation:
+    def translate(packet: Packet, sets: Sets, own: Mapping[int, int]) -> Packet | None:
+        net = packet.source_net if side == "saddr" else packet.destination_net
+        found = sets[name].get(net.packed) if packet.version == version else None
+        if found is None:
+            return None
+        value = int(found, 16)
+        return packet._replace(source=value) if side == "saddr" else packet._replace(destination=value)
+
+    return translate
+
+
+def _behind(values: Mapping[int, int] | None) -> Translation:
+    """Returns a translation of sources to these addresses by family; None: to the host's own."""
+
+    def translate(packet: Packet, sets: Sets, own: Mapping[int, int]) -> Packet | None:
+        value = (own if values is None else values).get(packet.version)
+        return None if value is None else packet._replace(source=value, source_port=None)
+
+    return translate
 
 
 def _padded(name: str) -> bytes:

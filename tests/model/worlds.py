@@ -2,7 +2,8 @@
 
     worlds()                    a small `World`: 2-6 workloads in 2 namespaces on 2 hosts, both families, profiles with
                                 labels and rules, tiers, policies of all kinds with all rule matches, network sets
-                                whose nets overlap each other and the workloads' addresses
+                                whose nets overlap each other and the workloads' addresses, external addresses and
+                                spoofed prefixes of workloads, pools of which some hide, the addresses of hosts
     packets(world)              a packet likely to hit a boundary: workloads' own and neighbouring addresses, ports at
                                 the ends of ranges, ICMP types that rules name
     worlds_with_packets()       a world and some packets
@@ -29,8 +30,10 @@ from felix.model.records import (
     GlobalNetworkPolicy,
     GlobalNetworkSet,
     HostEndpoint,
+    IPPool,
     NetworkPolicy,
     NetworkSet,
+    Node,
     Profile,
     StagedGlobalNetworkPolicy,
     StagedNetworkPolicy,
@@ -54,6 +57,8 @@ PolicyRecord = (
     | StagedNetworkPolicy
     | NetworkSet
     | GlobalNetworkSet
+    | IPPool
+    | Node
 )
 T = TypeVar("T")
 R = TypeVar("R", bound=msgspec.Struct)
@@ -72,6 +77,15 @@ NETS = """
 """.split()
 OUTSIDERS = ("192.0.2.1", "192.0.2.127", "192.0.2.128", "192.0.2.129", "10.65.0.0", "10.65.0.8", "198.51.100.1")
 OUTSIDERS6 = ("2001:db8::1", "2001:db8::2", "2001:db9::1", "fd00:65::8", "fd00:66::1")
+EXTERNALS = {
+    4: ("172.30.0.1", "172.30.0.2", "10.65.0.1", "10.65.0.7", "198.51.100.1"),
+    6: ("fd00:172::1", "fd00:172::2", "fd00:65::1", "fd00:65::7", "2001:db9::1"),
+}
+"""What may be an external address: of a workload itself, of a node, or of nobody."""
+NODE_ADDRESSES = {"h1": ("192.0.2.130/24", "2001:db8::82/64"), "h2": ("198.51.100.1/24", "2001:db9::1/64")}
+_POOLS = ("10.65.0.0/30", "10.65.0.0/29", "10.65.0.0/16", "172.30.0.0/24", "192.0.2.0/25", "0.0.0.0/0")
+_POOLS6 = ("fd00:65::/126", "fd00:65::/64", "fd00:172::/64", "2001:db8::/64", "::/0")
+_SPOOFED = ("192.0.2.0/25", "10.65.0.0/30", "10.65.0.8/32", "2001:db8::/64", "fd00:65::2/128", "0.0.0.0/0", "::/0")
 PORT_NAMES = ("http", "metrics")
 PORTS: tuple[int | str, ...] = (
     *PORT_NAMES,
@@ -166,9 +180,9 @@ _ENTITIES = st.one_of(st.just(Document()), entities(has_ports=False))
 _ENTITIES_WITH_PORTS = st.one_of(st.just(Document()), entities(has_ports=True))
 _ACTIONS = st.sampled_from(["Allow", "Allow", "Allow", "Deny", "Deny", "Pass", "Log", "Log"])
 _RULE_PROTOCOLS = st.sampled_from(
-    [None, None, None, None, "TCP", "TCP", "TCP", "UDP", "SCTP", "UDPLite", "ICMP", "ICMPv6", 6, 47]
+    [None, None, None, None, "TCP", "TCP", "TCP", "UDP", "SCTP", "UDPLite", "ICMP", "ICMPv6", 6, 47, 4, "136"]
 )
-_RULE_NOT_PROTOCOLS = rarely(st.sampled_from(["TCP", "UDP", "ICMP", 47]), 6)
+_RULE_NOT_PROTOCOLS = rarely(st.sampled_from(["TCP", "UDP", "ICMP", "SCTP", 47, 136]), 6)
 _RULE_VERSIONS = {
     version: rarely(st.sampled_from([4, 6] if version is None else [version]), 6) for version in (None, 4, 6)
 }
@@ -190,7 +204,7 @@ def rules(draw: st.DrawFn) -> Document:
     protocol = draw(_RULE_PROTOCOLS)
     name = str(protocol)
     icmp = _given(icmp=draw(_SOME_ICMP[name]), notICMP=draw(_SOME_ICMP[name])) if name in _SOME_ICMP else {}
-    sides = _ENTITIES_WITH_PORTS if protocol in ("TCP", "UDP", "SCTP", "UDPLite", 6) else _ENTITIES
+    sides = _ENTITIES_WITH_PORTS if protocol in ("TCP", "UDP", "SCTP", "UDPLite", 6, "136") else _ENTITIES
     return _given(
         action=draw(_ACTIONS),
         ipVersion=draw(_RULE_VERSIONS[_VERSION_BY_PROTOCOL.get(name)]),
@@ -254,10 +268,19 @@ def _policies(draw: st.DrawFn, number: int) -> tuple[ResourceKey, Document]:
 _LIMITS: st.SearchStrategy[Document] = st.sampled_from(
     [
         {},
+        {"dscp": 46},
+        {"dscp": 10, "egressPacketRate": 10_000, "egressPacketBurst": 10_000},
         {"egressPacketRate": 10_000, "egressPacketBurst": 10_000, "ingressMaxConnections": 100_000},
         {"ingressPacketRate": 10_000, "ingressPacketBurst": 10_000, "egressMaxConnections": 100_000},
     ]
 )
+
+
+# Seldom the same for two, seldom of the workload that it is for: both lead nowhere.
+_EXTERNAL_NUMBERS = st.lists(
+    st.tuples(st.sampled_from([4, 6]), st.integers(0, 4), st.sampled_from([True] * 5 + [False])), max_size=3
+)
+_SPOOFED_LISTS = rarely(st.lists(st.sampled_from(_SPOOFED), min_size=1, max_size=2, unique=True), 3)
 
 
 @st.composite
@@ -278,8 +301,17 @@ def _workloads(draw: st.DrawFn, number: int) -> tuple[ResourceKey, Document, dic
         "ports": draw(_ENDPOINT_PORTS),
         "qosControls": draw(_LIMITS),
     }
+    spec |= _given(allowSpoofedSourcePrefixes=draw(_SPOOFED_LISTS))
+    spec["ipNATs"] = [
+        {"externalIP": EXTERNALS[version][which], "internalIP": _bare(addresses[version if is_own else 10 - version])}
+        for version, which, is_own in draw(_EXTERNAL_NUMBERS)
+    ]
     namespace = draw(_NAMESPACES)
     return ResourceKey("WorkloadEndpoint", namespace, f"{node}-cni-w{number}-eth0"), spec, draw(LABELS)
+
+
+def _bare(net: str) -> str:
+    return net.partition("/")[0]
 
 
 @st.composite
@@ -301,6 +333,14 @@ def read_record(key: ResourceKey, spec: Mapping[str, Json], labels: Mapping[str,
     assert not decoded.problems, decoded.problems
     assert isinstance(decoded.record, kind), decoded.record
     return decoded.record
+
+
+_NODES = {
+    ResourceKey("Node", "", name): read_record(
+        ResourceKey("Node", "", name), {"bgp": {"ipv4Address": ipv4, "ipv6Address": ipv6}}, None, Node
+    )
+    for name, (ipv4, ipv6) in NODE_ADDRESSES.items()
+}
 
 
 @st.composite
@@ -325,7 +365,28 @@ def worlds(draw: st.DrawFn) -> World:
     for number in range(draw(_POLICY_COUNTS)):
         key, spec = draw(_policies(number))
         policies[key] = read_record(key, spec, None, _policy_type(key.kind))
-    return World(workloads, draw(_host_endpoints()), profiles, tiers, policies, draw(_network_sets()))
+    return World(
+        workloads,
+        draw(_host_endpoints()),
+        profiles,
+        tiers,
+        policies,
+        draw(_network_sets()),
+        pools=_make_pools(draw(_POOL_CHOICES)),
+        nodes=_NODES if draw(_PRESENT) else {},
+    )
+
+
+_POOL_CHOICES = st.lists(st.tuples(st.sampled_from([*_POOLS, *_POOLS6]), st.booleans()), max_size=3, unique_by=str)
+
+
+def _make_pools(choices: Sequence[tuple[str, bool]]) -> dict[ResourceKey, IPPool]:
+    pools = {}
+    for number, (cidr, hides) in enumerate(choices):
+        key = ResourceKey("IPPool", "", f"pool-{number}")
+        spec: Document = {"cidr": cidr, "natOutgoing": hides, "blockSize": 128 if ":" in cidr else 32}
+        pools[key] = read_record(key, spec, None, IPPool)
+    return pools
 
 
 PolicyType = (
@@ -354,12 +415,18 @@ def _host_endpoints(draw: st.DrawFn) -> dict[ResourceKey, HostEndpoint]:
 
 
 # Sets of nets around those outside, with labels that few workloads have: else what selectors say is the same without.
+# Some hold each other, three deep and in everything.
+_NESTS = [
+    ["10.65.0.0/16", "10.65.0.0/29", "10.65.0.0/30", "10.65.0.2/31", "10.65.0.3"],
+    ["0.0.0.0/0", "192.0.2.0/24", "192.0.2.128/25", "192.0.2.129/32"],
+    ["::/0", "fd00:65::/64", "fd00:65::/125", "fd00:65::/126", "fd00:65::2/127"],
+]
 _SET_NETS = st.lists(
     st.sampled_from([*(net for net in NETS if net.startswith(("192.", "2001:", "10.65.0.0/29"))), *NETS]),
     min_size=1,
     max_size=3,
     unique=True,
-)
+) | st.sampled_from(_NESTS).flatmap(lambda nest: st.lists(st.sampled_from(nest), min_size=3, max_size=5, unique=True))
 _SET_LABELS = st.one_of(st.dictionaries(LABEL_NAMES, LABEL_VALUES, min_size=1, max_size=2), LABELS)
 _SET_COUNTS = st.sampled_from([2, 1, 3, 0])
 _SET_NAMESPACES = st.sampled_from(["", *NAMESPACES])
@@ -451,6 +518,8 @@ def world_updates(world: World) -> list[tuple[ResourceKey, PolicyRecord]]:
         world.tiers,
         world.policies,
         world.network_sets,
+        world.pools,
+        world.nodes,
     )
     return sorted((pair for part in parts for pair in part.items()), key=lambda pair: pair[0])
 

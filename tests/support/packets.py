@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from felix.model.values import PORT_PROTOCOLS
 from felix.policy.packet import ICMP, ICMPV6, UDP, UDPLITE, Packet
 
 _ETHERTYPES = {4: 0x0800, 6: 0x86DD}
@@ -56,6 +57,38 @@ def read_identity(frame: bytes) -> bytes:
     if ethertype == _ETHERTYPES[6]:
         return b"6" + datagram[6:7] + datagram[8:]
     return b""
+
+
+def read_packet(datagram: bytes) -> Packet:
+    """Returns the packet that an IP datagram is, as far as its first bytes tell; without options only."""
+    version = datagram[0] >> 4
+    width, start = (4, 12) if version == 4 else (16, 8)
+    header_bytes = (datagram[0] & 15) * 4 if version == 4 else 40
+    protocol = datagram[9] if version == 4 else datagram[6]
+    source, destination = datagram[start : start + width], datagram[start + width : start + 2 * width]
+    packet = Packet(version, int.from_bytes(source, "big"), int.from_bytes(destination, "big"), protocol)
+    return read_segment(packet, datagram[header_bytes:])
+
+
+def read_segment(packet: Packet, segment: bytes) -> Packet:
+    """Returns the packet with what is above IP."""
+    if packet.protocol in PORT_PROTOCOLS:
+        ports = struct.unpack_from(">HH", segment)
+        return packet._replace(source_port=ports[0], destination_port=ports[1])
+    if packet.protocol == (ICMP if packet.version == 4 else ICMPV6):
+        return packet._replace(icmp_type=segment[0], icmp_code=segment[1])
+    return packet
+
+
+def read_dscp(datagram: bytes) -> int:
+    """Returns the class that an IP datagram is marked with."""
+    word: int = struct.unpack_from(">H", datagram)[0]
+    return word >> 2 & 63 if datagram[0] >> 4 == 4 else word >> 6 & 63
+
+
+def is_refusal(packet: Packet) -> bool:
+    """Whether it tells a sender that its packet came to a closed port, which is how nft rejects."""
+    return (packet.protocol, packet.icmp_type, packet.icmp_code) in ((ICMP, 3, 3), (ICMPV6, 1, 4))
 
 
 def opens_flow(packet: Packet) -> bool:

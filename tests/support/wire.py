@@ -63,8 +63,8 @@ class Wire:
             self.socket = self._far.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, _ETH_P_ALL << 8))
             stack.callback(self.socket.close)
             self.socket.settimeout(_PATIENCE_S)
-            self._netfilter = self.host.run(lambda: NetlinkSocket(NETLINK_NETFILTER))
-            stack.callback(self._netfilter.close)
+            self.netfilter = self.host.run(lambda: NetlinkSocket(NETLINK_NETFILTER))
+            stack.callback(self.netfilter.close)
             self.stack = stack.pop_all()
         self._routed: frozenset[tuple[Net, str]] = frozenset()
         self._count = 0
@@ -86,7 +86,7 @@ class Wire:
 
     def forget_flows(self) -> None:
         """The host tracks no connection."""
-        (refusal,) = self._netfilter.transact([message(_CT_DELETE, 0, nfnetlink_header(0))])
+        (refusal,) = self.netfilter.transact([message(_CT_DELETE, 0, nfnetlink_header(0))])
         assert not refusal, f"flushing tracked connections: {os.strerror(refusal)}"
 
     def exchange(self, sends: Sequence[Sent]) -> list[str]:
