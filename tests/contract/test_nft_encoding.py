@@ -28,8 +28,9 @@ from felix.dataplane.netlink.apply import NetlinkSocket
 from felix.dataplane.netlink.message import NETLINK_NETFILTER
 from felix.dataplane.nft.apply import Kernel, NftWorker, apply_structure, apply_teardown
 from felix.dataplane.nft.base import base_chains, declare
-from felix.dataplane.nft.encode import NotEncodable, encode_rule
+from felix.dataplane.nft.encode import encode_rule
 from felix.dataplane.nft.host_rules import matches_on
+from felix.dataplane.nft.literals import NotEncodable
 from felix.dataplane.nft.names import EGRESS, INGRESS, PRE_DNAT_AGAIN
 from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.read import read_table
@@ -235,7 +236,13 @@ def test_lines_at_the_edges_are_the_same_whoever_writes_them(worker: NftWorker) 
         "tcp dport 080 accept",
         "tcp dport 65536 accept",
         "tcp dport http accept",
+        "ip saddr 10.0.0.1 ct original ip6 daddr ::1 accept",
+        "ct original ip daddr 10.0.0.1 ip6 saddr ::1 accept",
+        "meta l4proto 58 icmpv6 type 8 accept",
+        "iifname . ether saddr @x ip saddr 10.0.0.1 accept",
         "tcp sport 1 udp dport 2 accept",
+        "meta l4proto { 6, 17 } tcp dport 2 accept",
+        "meta l4proto { 6, 17 } ct original proto-dst 2 accept",
         "tcp sport != 1 tcp dport != 2 accept",
         "tcp flags 0x2 accept",
         "ct original proto-dst 80 accept",
@@ -270,6 +277,64 @@ def test_transaction_with_one_unknown_word_is_left_whole_to_libnftables() -> Non
         TableWrite(removed_chains=("c",), removed_objects=(ObjectName("flowtable", "f"),)),
     ):
         assert pack_write(write, name_sets("")) is None
+
+
+_VALUES = {
+    "ip": "1.2.3.4|10.0.0.0/8|10.0.0.0/9|1.1.1.1-1.1.1.7|{ 1.1.1.1, 2.2.2.2 }|{ 0.0.0.0/8, 200.0.0.0/7 }|@a4-x|@n4-x",
+    "ip6": "::1|fd00::/8|fd00::/9|::1-::7|{ ::1, ::2 }|{ ::/8, f000::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff }|@a6-x",
+    "ports": "0|80|65535|1-5|{ 1, 5 }|{ 1-3, 5 }|{ 0, 60000-65535 }",
+    "types": "0|8|255|1-5|{ 1, 5 }",
+    "protocols": "1|6|17|58|{ 6, 17 }",
+}
+_FIELDS_BY_VALUES = {
+    "ip": "ip saddr|ip daddr|ct original ip daddr",
+    "ip6": "ip6 saddr|ip6 daddr|ct original ip6 daddr",
+    "ports": "tcp sport|tcp dport|udp sport|udp dport|sctp dport|udplite sport|ct original proto-dst",
+    "types": "icmp type|icmp code|icmpv6 type|icmpv6 code",
+    "protocols": "meta l4proto",
+}
+_TERMS = (
+    *(
+        f"{field} {negation}{value}"
+        for kind, fields in _FIELDS_BY_VALUES.items()
+        for field in fields.split("|")
+        for negation in ("", "!= ")
+        for value in _VALUES[kind].split("|")
+    ),
+    "meta nfproto 2",
+    "meta nfproto 10",
+    "ip version 4",
+    "ip6 version 6",
+    "ct state 0x8",
+    "ct status 0x20",
+    "tcp flags ! 0x2",
+    'iifname "eth*"',
+    'oifname "eth0"',
+    "iifname != @y",
+    "iifname . ip saddr @z4",
+    "iifname . ip6 saddr != @z6",
+    "iifname . ether saddr @x",
+    "ip daddr . meta l4proto . tcp dport @p4-x",
+    "ip6 saddr . meta l4proto . udp sport != @p6-x",
+    "ip saddr . tcp sport . ip daddr . tcp dport @c4",
+    "udp sport . udp dport { 1 . 2, 3 . 4 }",
+    "icmp type . icmp code != { 1 . 2 }",
+    'counter name "a"',
+    "limit rate 10/second",
+    "ct count over 5",
+)
+
+
+@pytest.mark.fv
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(some=st.lists(st.lists(st.sampled_from(_TERMS), min_size=1, max_size=4), min_size=5, max_size=20))
+@example(some=[["meta l4proto 58", "icmpv6 type 8"], ["iifname . ether saddr @x", "ip daddr 10.0.0.0/8"]])
+@example(some=[["ip saddr 1.2.3.4", "ct original ip6 daddr ::1"], ["meta l4proto { 6, 17 }", "tcp dport 80"]])
+def test_known_words_in_any_order_are_as_libnftables_has_them_or_left_to_it(
+    worker: NftWorker, some: list[list[str]]
+) -> None:
+    lines = [" ".join((*terms, "drop")) for terms in some]
+    worker.call_blocking(lambda port: _write_both_ways(port, _apart(lines)))
 
 
 _TWICE = CompiledRule(  # its port is said twice, and each time its address became a tracked one

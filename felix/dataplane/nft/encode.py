@@ -19,58 +19,39 @@ from felix.dataplane.nft.fields import (
     ARPHRD_ETHER,
     FAMILIES,
     FIELDS,
-    HOST_ORDER,
-    NO_TYPE,
     Field,
     set_type,
     set_userdata,
     verdict_userdata,
+)
+from felix.dataplane.nft.literals import (
+    AnonymousSet,
+    NotEncodable,
+    SetElement,
+    pad,
+    read_bits,
+    read_interface,
+    read_number,
+    read_range,
+    read_set,
+    read_value,
 )
 from felix.model.net import parse_net
 
 _COMMENT = re.compile(r' comment "([A-Za-z0-9_.:/()=,; -]{1,127})"$')
 _WORD = re.compile(r'"[^"]*"|[^\s"]+')
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,127}")
-_INTERFACE = re.compile(r'"([A-Za-z0-9_.-]{1,15})(\*?)"')
 _PREFIX = re.compile(r'"([A-Za-z0-9_.:/ +-]{1,127})"')
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
-_BITS = re.compile(r"0x[0-9a-f]{1,8}")
 _RATE = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour|day|week)")
 _VERDICTS = {"accept": to.ACCEPT, "drop": to.DROP, "return": to.RETURN}
 _LEADING = {"jump": to.JUMP, "goto": to.GOTO}
 _LEVEL_INFO = 6
+_SEVERAL = -1  # protocols
 _USUAL_BURST = 5
 _WORDS_BY_FIRST = {
     field.split()[0]: sorted({len(other.split()) for other in FIELDS if other.split()[0] == field.split()[0]})
     for field in FIELDS
 }
-
-Range = tuple[bytes, bytes]
-
-
-class NotEncodable(Exception):
-    """A line with words that are not known here, or not in this place."""
-
-
-class SetElement(NamedTuple):
-    """One element of an anonymous set. is_end: where an interval is over. verdict: what a map says, else None."""
-
-    key: bytes
-    is_end: bool = False
-    is_open: bool = False
-    verdict: int | None = None
-
-
-class AnonymousSet(NamedTuple):
-    """A set that belongs to one rule. size: as nft counts it."""
-
-    type: int
-    key_bytes: int
-    userdata: bytes
-    elements: tuple[SetElement, ...]
-    size: int
-    is_interval: bool = False
-    is_map: bool = False
 
 
 class SetLookup(NamedTuple):
@@ -123,6 +104,7 @@ class _Rule:
         self._at = 0
         self._made: list[bytes | SetLookup] = []
         self._family: int | None = None
+        self._implied_family: int | None = None
         self._protocol: int | None = None
         self._is_ethernet = False
         self._alone: list[_Alone] = []
@@ -194,8 +176,11 @@ class _Rule:
     def _need(self, fields: Iterable[Field]) -> None:
         """The packet is known to have all these fields: what says so comes before what looks at them."""
         for field in fields:
-            if field.needs_protocol and self._protocol is None:
+            if field.needs_protocol and self._protocol in (None, _SEVERAL):
                 raise NotEncodable("a tracked port without protocol")
+            if field.implied_family not in (None, self._implied_family or field.implied_family):
+                raise NotEncodable("two families")
+            self._implied_family = self._implied_family or field.implied_family
             if field.needs_link and not self._is_ethernet:
                 self._is_ethernet = True
                 self._made += [
@@ -203,6 +188,8 @@ class _Rule:
                     to.compare(to.EQUAL, ARPHRD_ETHER.to_bytes(2, sys.byteorder)),
                 ]
             if field.family is not None and field.family != self._family:
+                if self._is_ethernet or (field.protocol is not None and self._protocol is not None):
+                    raise NotEncodable("nft knows the family by other means")
                 self._note_family(field.family)
                 self._made += [
                     to.load_meta(to.META_NFPROTO), to.compare(to.EQUAL, bytes((FAMILIES[field.family],)))
@@ -212,9 +199,9 @@ class _Rule:
                 self._made += [to.load_meta(to.META_L4PROTO), to.compare(to.EQUAL, bytes((field.protocol,)))]
 
     def _note_family(self, family: int) -> None:
-        if self._family is not None:
+        if self._family is not None or self._implied_family not in (None, family):
             raise NotEncodable("two families, or one said twice")
-        self._family = family
+        self._family = self._implied_family = family
 
     def _note_protocol(self, protocol: int) -> None:
         if self._protocol is not None:
@@ -235,7 +222,7 @@ class _Rule:
             values = item.split(" . ")
             if len(values) != len(fields):
                 raise NotEncodable(item)
-            key = b"".join(_pad(_value(field, value)) for field, value in zip(fields, values, strict=True))
+            key = b"".join(pad(read_value(field, value)) for field, value in zip(fields, values, strict=True))
             elements.append(SetElement(key))
         userdata = set_userdata(fields)
         self._made.append(
@@ -254,7 +241,7 @@ class _Rule:
             value, _, verdict = item.partition(" : ")
             if verdict not in _VERDICTS:
                 raise NotEncodable(item)
-            elements.append(SetElement(_bits(field, value), verdict=_VERDICTS[verdict]))
+            elements.append(SetElement(read_bits(field, value), verdict=_VERDICTS[verdict]))
         userdata = verdict_userdata(field.order)
         made = AnonymousSet(field.type, field.size_bytes, userdata, tuple(elements), len(elements), is_map=True)
         self._made.append(SetLookup(made))
@@ -286,7 +273,9 @@ class _Rule:
         if self._peek().startswith("@"):
             self._made += [field.load(to.FIRST_REGISTER), to.look_up(self._take_set(), is_inverted=is_inverted)]
         elif self._peek() == "{":
-            found = _literal_set(field, self._take_items())
+            found = read_set(field, self._take_items())
+            if field is FIELDS["meta l4proto"] and not is_inverted:
+                self._note_protocol(_SEVERAL)
             self._made += [field.load(to.FIRST_REGISTER), SetLookup(found, is_inverted)]
         else:
             self._compare_value(field, self._take(), to.UNEQUAL if is_inverted else to.EQUAL)
@@ -297,17 +286,17 @@ class _Rule:
         if field is FIELDS["tcp flags"]:
             if not self._skip("!"):
                 raise NotEncodable("tcp flags")
-            self._made += [to.mask(_bits(field, self._take())), to.compare(to.EQUAL, zero)]
+            self._made += [to.mask(read_bits(field, self._take())), to.compare(to.EQUAL, zero)]
             return
         bits = 0
         for one in self._take().split(","):
-            bits |= int.from_bytes(_bits(field, one), sys.byteorder)
+            bits |= int.from_bytes(read_bits(field, one), sys.byteorder)
         self._made += [to.mask(bits.to_bytes(field.size_bytes, sys.byteorder)), to.compare(to.UNEQUAL, zero)]
 
     def _compare_value(self, field: Field, text: str, operator: int) -> None:
         match field.kind:
             case "name":
-                self._made += [field.load(to.FIRST_REGISTER), to.compare(operator, _interface(text))]
+                self._made += [field.load(to.FIRST_REGISTER), to.compare(operator, read_interface(text))]
             case "index" | "mac":
                 if field.kind == "mac" or text != "0" or operator != to.EQUAL:
                     raise NotEncodable(text)
@@ -320,7 +309,7 @@ class _Rule:
             case "address4" | "address6" if "/" in text:
                 self._compare_prefix(field, text, operator)
             case _:
-                first, last = _range(field, text)
+                first, last = read_range(field, text)
                 if first != last:
                     self._compare_range(field, first, last, operator)
                 else:
@@ -330,7 +319,7 @@ class _Rule:
         net = parse_net(text)
         if net.version != (4 if field.kind == "address4" else 6) or net.is_address or not net.length:
             raise NotEncodable(text)
-        value = _range(field, text)[0]
+        value = read_range(field, text)[0]
         size_bytes = net.length // 8
         if net.length % 8:
             bits = (((1 << net.length) - 1) << (net.bits - net.length)).to_bytes(net.bits // 8, "big")
@@ -400,7 +389,7 @@ class _Rule:
                 raise NotEncodable("log")
             self._made.append(to.log(found[1], _LEVEL_INFO))
         elif word == "ct" and self._skip("count", "over"):
-            self._made.append(to.connections_over(_number(self._take(), 4)))
+            self._made.append(to.connections_over(read_number(self._take(), 4)))
         elif word == "reject":
             self._reject()
         else:
@@ -414,7 +403,7 @@ class _Rule:
             raise NotEncodable("limit rate")
         burst = _USUAL_BURST
         if self._skip("burst"):
-            burst = _number(self._take(), 4)
+            burst = read_number(self._take(), 4)
             if not burst or not self._skip("packets"):
                 raise NotEncodable("burst")
         self._made.append(to.limit(int(found[1]), to.UNIT_S[found[2]], burst, is_over=is_over))
@@ -429,111 +418,3 @@ class _Rule:
         else:
             self._made.append(to.reject())
         self._is_ended = True
-
-
-# --- Values ---
-
-
-def _pad(value: bytes) -> bytes:
-    """Returns a part of a concatenated key: each begins at a multiple of four."""
-    return value + bytes(-len(value) % 4)
-
-
-def _number(text: str, size_bytes: int) -> int:
-    if not _NUMBER.fullmatch(text) or int(text) >> (8 * size_bytes):
-        raise NotEncodable(text)
-    return int(text)
-
-
-def _bits(field: Field, text: str) -> bytes:
-    if not _BITS.fullmatch(text) or int(text, 16) >> (8 * field.size_bytes):
-        raise NotEncodable(text)
-    return int(text, 16).to_bytes(field.size_bytes, sys.byteorder if field.order == HOST_ORDER else "big")
-
-
-def _interface(text: str) -> bytes:
-    found = _INTERFACE.fullmatch(text)
-    if found is None:
-        raise NotEncodable(text)
-    return found[1].encode() if found[2] else found[1].encode().ljust(16, b"\0")
-
-
-def _value(field: Field, text: str) -> bytes:
-    """Returns one single value."""
-    first, last = _range(field, text)
-    if first != last:
-        raise NotEncodable(text)
-    return first
-
-
-def _range(field: Field, text: str) -> Range:
-    """Returns first and last value that `text` names."""
-    first, dash, last = text.partition("-")
-    if not dash and "/" in text:
-        return _prefix_range(field, text)
-    ends = _one(field, first), _one(field, last if dash else first)
-    if dash and ends[0] >= ends[1]:
-        raise NotEncodable(text)
-    return ends
-
-
-def _prefix_range(field: Field, text: str) -> Range:
-    address, _, length = text.partition("/")
-    first = _one(field, address)
-    bits = 8 * len(first)
-    if field.kind not in ("address4", "address6") or _number(length, 1) > bits:
-        raise NotEncodable(text)
-    inside = (1 << (bits - int(length))) - 1
-    if int.from_bytes(first, "big") & inside:
-        raise NotEncodable(text)
-    return first, (int.from_bytes(first, "big") | inside).to_bytes(len(first), "big")
-
-
-def _one(field: Field, text: str) -> bytes:
-    if field.kind == "number":
-        return _number(text, field.size_bytes).to_bytes(field.size_bytes, "big")
-    if field.kind not in ("address4", "address6") or "/" in text:
-        raise NotEncodable(text)
-    try:
-        net = parse_net(text)
-    except ValueError as error:
-        raise NotEncodable(text) from error
-    if len(net.packed) != field.size_bytes:
-        raise NotEncodable(text)
-    return net.packed
-
-
-def _literal_set(field: Field, items: Sequence[str]) -> AnonymousSet:
-    """Returns the set of these values: of intervals, if one of them is more than one value."""
-    if field.type == NO_TYPE or field.kind not in ("number", "address4", "address6") or len(items) < 2:
-        raise NotEncodable("a set of these")
-    ranges = [_range(field, item) for item in items]
-    userdata, type_ = set_userdata((field,)), set_type((field,))
-    if all(first == last for first, last in ranges):
-        elements = tuple(SetElement(first) for first, _ in ranges)
-        if len(set(elements)) != len(elements):
-            raise NotEncodable("an element twice")
-        return AnonymousSet(type_, field.size_bytes, userdata, elements, len(elements))
-    if field.order == HOST_ORDER:  # nft keeps ranges of such in another order than single ones
-        raise NotEncodable("a range of these")
-    userdata = set_userdata((field,), is_interval=True)
-    edges, size = _edges(ranges, field.size_bytes)
-    return AnonymousSet(type_, field.size_bytes, userdata, tuple(edges), size, is_interval=True)
-
-
-def _edges(ranges: Sequence[Range], size_bytes: int) -> tuple[list[SetElement], int]:
-    """Returns starts and ends as the kernel keeps intervals, and how many nft counts."""
-    edges: list[SetElement] = []
-    behind = -1
-    for first, last in ranges:
-        start = int.from_bytes(first, "big")
-        if start <= behind:  # out of order, or neighbours that nft would make one
-            raise NotEncodable("ranges that touch")
-        if not edges and start:
-            edges.append(SetElement(bytes(size_bytes), is_end=True))
-        behind = int.from_bytes(last, "big") + 1
-        if behind >> (8 * size_bytes):
-            edges.append(SetElement(first, is_open=True))
-        else:
-            edges += [SetElement(first), SetElement(behind.to_bytes(size_bytes, "big"), is_end=True)]
-    return edges, len(edges) + edges[-1].is_open

@@ -34,8 +34,9 @@ class Field(NamedTuple):
     """One thing that is compared. load: takes it into a register; None where the kernel has no such expression.
 
     size_bytes, type: of the value; kind: how nft writes it. family, protocol: what a packet must be to have it, else
-    None. needs_link: only frames of Ethernet have it. needs_protocol: which it is has to be said before. header,
-    offset: where payload is, else -1. meaning: nft's userdata for sets of it. order: of its bytes.
+    None. needs_link: only frames of Ethernet have it. needs_protocol: which it is has to be said before.
+    implied_family: of the connection; nothing checks it, but a packet cannot be of the other. header, offset: where
+    payload is, else -1. meaning: nft's userdata for sets of it. order: of its bytes.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Field(NamedTuple):
     protocol: int | None = None
     needs_link: bool = False
     needs_protocol: bool = False
+    implied_family: int | None = None
     header: int = -1
     offset: int = -1
 
@@ -104,8 +106,12 @@ FIELDS: dict[str, Field] = {
     "ct state": _ct("bits", to.CT_STATE, 4, 26, HOST_ORDER),
     "ct status": _ct("bits", to.CT_STATUS, 4, 28, HOST_ORDER),
     "ct original proto-dst": _ct("number", to.CT_PROTO_DST, 2, 13, NETWORK_ORDER, is_original=True),
-    "ct original ip daddr": _ct("address4", to.CT_DST_IP, 4, 7, NETWORK_ORDER, is_original=True),
-    "ct original ip6 daddr": _ct("address6", to.CT_DST_IP6, 16, 8, NETWORK_ORDER, is_original=True),
+    "ct original ip daddr": _ct("address4", to.CT_DST_IP, 4, 7, NETWORK_ORDER, is_original=True)._replace(
+        implied_family=4
+    ),
+    "ct original ip6 daddr": _ct("address6", to.CT_DST_IP6, 16, 8, NETWORK_ORDER, is_original=True)._replace(
+        implied_family=6
+    ),
 }
 """By nft's words for them."""
 for _word, (_version, _size_bytes, _type, _about, *_ends) in _ADDRESSES.items():

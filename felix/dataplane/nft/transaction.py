@@ -15,9 +15,10 @@ from felix.dataplane.netlink.message import NLM_F_APPEND, NLM_F_CREATE, NLM_F_EX
 from felix.dataplane.netlink.message import nfnetlink_header as header
 from felix.dataplane.nft.base import declare
 from felix.dataplane.nft.elements import KEY_BYTES
-from felix.dataplane.nft.encode import AnonymousSet, EncodedRule, NotEncodable, SetElement, SetLookup, encode_rule
+from felix.dataplane.nft.encode import EncodedRule, SetLookup, encode_rule
 from felix.dataplane.nft.expressions import look_up, name, number, verdict_data
 from felix.dataplane.nft.fields import HOST_ORDER, NETWORK_ORDER, OPEN_END, declared_userdata
+from felix.dataplane.nft.literals import AnonymousSet, NotEncodable, SetElement
 from felix.dataplane.nft.objects import pack_counter
 from felix.dataplane.nft.types import TABLE, ElementShape, Lines, ObjectName, TableWrite
 
