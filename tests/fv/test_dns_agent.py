@@ -58,10 +58,11 @@ def resolver(fleet: Fleet, tmp_path: Path) -> Iterator[Path]:
         subprocess.Popen(fleet.h1.command(command), stdout=log, stderr=log) as it,
     ):
         try:
-            wait_until(lambda: ask(fleet, "near.blue.felix") == ["192.168.1.20"], 20.0, "names")
+            wait_until(lambda: ask(fleet, "near.blue.felix") == ["192.168.1.20"], 60.0, "names")
             yield tmp_path / "resolv.conf"
         finally:
             it.terminate()
+            print((tmp_path / "log").read_text())
     fleet.h1.configure(f"address delete {RESOLVER_V4}/32 dev lo")
 
 
