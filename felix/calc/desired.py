@@ -285,6 +285,45 @@ class PortDelta:
     removed: set[PortMember] = field(default_factory=set)
 
 
+class OwnVtep(NamedTuple):
+    """This host's end of the VXLAN tunnel, for one family.
+
+    address: /32 or /128, what the device has and others send to; None until there is one: the device is there without.
+    mac: of the device; lower-case, colon separated. parent: the node's address (/32, /128): source of outer packets,
+    and on the interface that leads to hosts of the same subnet. vni: 1-16777215. port: of UDP.
+    mtu: of the device; 0: that of the parent's interface less what the tunnel adds, 50 bytes (IPv6: 70).
+    """
+
+    address: Net | None
+    mac: str
+    parent: Net
+    vni: int
+    port: int
+    mtu: int
+
+
+class RemoteVtep(NamedTuple):
+    """Another host's end of the tunnel. address: gateway of what lies behind it, with this `mac`. outer: where packets
+    for that `mac` are sent. All single addresses of one family.
+    """
+
+    address: Net
+    mac: str
+    outer: Net
+
+
+class ClusterRoute(NamedTuple):
+    """How a prefix of another host is reached; exactly one of `vtep` and `direct` is there.
+
+    node: the host's name. vtep: the gateway over the tunnel, `address` of that host's `RemoteVtep`.
+    direct: the gateway on the interface of `OwnVtep.parent`: the other host's own address, in the same subnet.
+    """
+
+    node: str
+    vtep: Net | None
+    direct: Net | None
+
+
 @dataclass(slots=True)
 class DesiredDelta:
     """Changes of desired state since the last flush; None as a value means "no longer wanted".
@@ -293,6 +332,8 @@ class DesiredDelta:
     except profiles that do not exist.
     sets, port_sets: id -> True (wanted) or None. blocks: own allocation blocks, for blackhole routes.
     nets: by name; no member lies inside another.
+    own_vteps: by family, 4 or 6; without one there is no tunnel of that family. remote_vteps: by family and node.
+    cluster_routes: by prefix: blocks of other hosts, and addresses (/32, /128) that are elsewhere than their block.
     """
 
     sets: dict[str, bool | None] = field(default_factory=dict)
@@ -304,6 +345,9 @@ class DesiredDelta:
     port_members: dict[str, PortDelta] = field(default_factory=dict)
     nets: dict[str, MemberDelta] = field(default_factory=dict)
     host_endpoints: dict[ResourceKey, LocalHostEndpoint | None] = field(default_factory=dict)
+    own_vteps: dict[int, OwnVtep | None] = field(default_factory=dict)
+    remote_vteps: dict[tuple[int, str], RemoteVtep | None] = field(default_factory=dict)
+    cluster_routes: dict[Net, ClusterRoute | None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(
@@ -316,4 +360,7 @@ class DesiredDelta:
             or self.port_members
             or self.nets
             or self.host_endpoints
+            or self.own_vteps
+            or self.remote_vteps
+            or self.cluster_routes
         )
