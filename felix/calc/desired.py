@@ -273,8 +273,10 @@ class MemberDelta:
                 self.added.add(net)
 
 
-POOLS, MASQUERADED, HOSTS = "pools", "masquerade", "hosts"
-"""Names of `DesiredDelta.nets`: all pools, those whose traffic to the outside hides, the addresses of all hosts."""
+POOLS, MASQUERADED, HOSTS, TUNNEL_PEERS = "pools", "masquerade", "hosts", "vxlan"
+"""Names of `DesiredDelta.nets`: all pools, those whose traffic to the outside hides, the addresses of all hosts, and
+from where packets of the tunnel are taken.
+"""
 
 
 @dataclass(slots=True)

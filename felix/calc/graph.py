@@ -2,6 +2,7 @@
 
     records ─▶ matches (policies × local endpoints) ─▶ endpoints (claims, stacks) ─▶ rules (of used policies)
           ├──▶ nets (pools, hosts), for address translation
+          ├──▶ tunnels (pools, nodes, blocks): how pools with VXLAN are reached at other hosts
           └──▶ address sets (endpoints and network sets of the whole cluster × selectors of those rules)
 
 What comes out depends on what is there, not on the order in which it came.
@@ -23,10 +24,12 @@ from felix.calc.port_sets import EndpointPorts, PortSets
 from felix.calc.rules import ActiveRules
 from felix.calc.sources import place_policy, read_endpoint, read_nets, read_node_addresses, read_ports
 from felix.calc.stats import CalcStats, ClusterTally
+from felix.calc.tunnels import Tunnels
 from felix.errors import Problem
-from felix.model.keys import AffinityKey, Key, ResourceKey
+from felix.model.keys import AffinityKey, BlockKey, Key, ResourceKey
 from felix.model.net import Net
 from felix.model.records import (
+    AllocationBlock,
     BlockAffinity,
     GlobalNetworkPolicy,
     GlobalNetworkSet,
@@ -62,6 +65,7 @@ class CalcGraph:
         self._rules = ActiveRules(self._sets, self._port_sets, self._problems)
         self._blocks: ChangeLog[Net, bool] = ChangeLog()
         self._pools = PoolNets()
+        self.tunnels = Tunnels(hostname)
         self._bgp = BgpBoard(hostname)
         self._tally = ClusterTally()
         self._endpoints.reserve(ResourceKey("Host", "", hostname), reserved)
@@ -69,10 +73,12 @@ class CalcGraph:
     def on_update(self, key: Key, record: Record | None, revision: int = 0) -> None:
         """`record` is stored under `key` at etcd mod revision `revision`; None: nothing usable is.
 
-        Nothing is told before `flush`. Kinds that decide nothing here (blocks, settings) are ignored.
+        Nothing is told before `flush`. Kinds that decide nothing here (settings) are ignored.
         """
         if isinstance(key, AffinityKey):
             self._on_affinity(key, record if isinstance(record, BlockAffinity) else None)
+        elif isinstance(key, BlockKey):
+            self.tunnels.set_block(key.block, record if isinstance(record, AllocationBlock) else None)
         elif isinstance(key, ResourceKey):
             self._tally.count(key, is_stored=record is not None)
             self._on_resource(key, record, revision)
@@ -101,6 +107,7 @@ class CalcGraph:
             host_endpoints=self._hosts.results.pop_changes(),
         )
         self._rules.pop_changes(delta)
+        self.tunnels.pop_changes(delta)
         return delta
 
     def find_leaving(self) -> list[str]:
@@ -116,9 +123,10 @@ class CalcGraph:
 
         Speaks of the state at the last flush or later. Problems of decoding are not among them.
         """
-        changed = {**self._problems.pop_changes(), **self._hosts.problems.pop_changes()}
-        found = {key: (self._problems.find(key) or (), self._hosts.problems.find(key) or ()) for key in changed}
-        return {key: tuple(dict.fromkeys((*ours, *hosts))) for key, (ours, hosts) in found.items()}
+        logs: tuple[ChangeLog[Key, tuple[Problem, ...]], ...]
+        logs = (self._problems, self._hosts.problems, self.tunnels.problems)
+        changed: dict[Key, None] = {key: None for log in logs for key in log.pop_changes()}
+        return {key: tuple(dict.fromkeys(one for log in logs for one in log.find(key) or ())) for key in changed}
 
     def pop_bgp_inputs(self) -> BgpInputs | None:
         """Returns the picture for the routing daemon, or None if it is as it was at the last call."""
@@ -131,6 +139,8 @@ class CalcGraph:
             policies=sum(key.kind != "Profile" and not is_staged(key.kind) for key in self._rules.results.values),
             selectors=len(self._sets),
             set_items=self._sets.items_count,
+            tunnel_ends=self.tunnels.ends_count,
+            tunnel_routes=self.tunnels.routes_count,
             cluster=self._tally.get_totals(),
         )
 
@@ -161,7 +171,9 @@ class CalcGraph:
                     addresses = read_node_addresses(record) if isinstance(record, Node) else ()
                     self._endpoints.reserve(key, addresses)
                     self._pools.set_host(key, addresses)
+                    self.tunnels.set_node(key, record if isinstance(record, Node) else None)
                 elif kind == "IPPool":
+                    self.tunnels.set_pool(key, record if isinstance(record, IPPool) else None)
                     self._pools.set_pool(key, record if isinstance(record, IPPool) else None)
 
     def _on_workload(self, key: ResourceKey, record: WorkloadEndpoint | None, revision: int) -> None:

@@ -26,12 +26,16 @@ class CalcStats:
 
     local_endpoints: connected ones. policies: those that are enforced here, without profiles. selectors: of rules,
     each with an address set. set_items: endpoints and network sets of the cluster that have addresses.
+    tunnel_ends: other hosts that are reached over VXLAN, per family. tunnel_routes: prefixes at other hosts that pools
+    with vxlanMode lead to.
     """
 
     local_endpoints: int
     policies: int
     selectors: int
     set_items: int
+    tunnel_ends: int
+    tunnel_routes: int
     cluster: ClusterTotals
 
 

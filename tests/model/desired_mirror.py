@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from felix.calc.desired import CompiledPolicy, DesiredDelta, LocalEndpoint, LocalHostEndpoint, PortMember, SetRef
+from felix.calc.desired import (
+    ClusterRoute,
+    CompiledPolicy,
+    DesiredDelta,
+    LocalEndpoint,
+    LocalHostEndpoint,
+    OwnVtep,
+    PortMember,
+    RemoteVtep,
+    SetRef,
+)
 from felix.model.keys import ResourceKey
 from felix.model.net import Net
 
@@ -24,6 +34,9 @@ class DesiredMirror:
     host_endpoints: dict[ResourceKey, LocalHostEndpoint] = field(default_factory=dict)
     blocks: set[Net] = field(default_factory=set)
     nets: dict[str, set[Net]] = field(default_factory=dict)
+    own_vteps: dict[int, OwnVtep] = field(default_factory=dict)
+    remote_vteps: dict[tuple[int, str], RemoteVtep] = field(default_factory=dict)
+    cluster_routes: dict[Net, ClusterRoute] = field(default_factory=dict)
 
     def on_delta(self, delta: DesiredDelta) -> None:
         """Follows one delta; AssertionError when it contradicts what was told or leaves something dangling."""
@@ -42,6 +55,7 @@ class DesiredMirror:
             assert bool(wanted) != (block in self.blocks), f"{block} was told without a change"
             self.blocks ^= {block}
         self._follow_nets(delta)
+        self._follow_tunnels(delta)
         self._check_references()
         self._check_members(set(delta.members) | set(delta.sets))
         self._check_claims()
@@ -92,6 +106,23 @@ class DesiredMirror:
             for net in nets:
                 inside = [other for other in nets if other != net and net.__contains__(other)]
                 assert not inside, f"{name}: {inside} lie inside {net}"
+
+    def _follow_tunnels(self, delta: DesiredDelta) -> None:
+        _follow(self.own_vteps, delta.own_vteps)
+        _follow(self.remote_vteps, delta.remote_vteps)
+        _follow(self.cluster_routes, delta.cluster_routes)
+        for (family, name), vtep in self.remote_vteps.items():
+            assert family in self.own_vteps, f"{name} is reached without a tunnel"
+            assert {one.version for one in (vtep.address, vtep.outer)} == {family}
+        for key, kind in (("address", 0), ("mac", 1)):
+            said = [(family, vtep[kind]) for (family, _), vtep in self.remote_vteps.items()]
+            said += [(family, vtep[kind]) for family, vtep in self.own_vteps.items()]
+            assert len(said) == len(set(said)), f"two ends of the tunnel have the same {key}"
+        for net, route in self.cluster_routes.items():
+            assert net.version in self.own_vteps, f"{net} is reached without a tunnel"
+            assert (route.vtep is None) != (route.direct is None), f"{net} has {route}"
+            if route.vtep is not None:
+                assert self.remote_vteps[net.version, route.node].address == route.vtep
 
     def _check_references(self) -> None:
         named: set[ResourceKey] = set()
@@ -144,6 +175,12 @@ def find_port_sets(policy: CompiledPolicy) -> list[str]:
     """Returns the ids of the port sets that a policy looks into."""
     sides = [side for rule in policy.ingress + policy.egress for side in (rule.source, rule.destination)]
     return [set_id for side in sides for set_id in (*side.port_sets, *side.not_port_sets)]
+
+
+def _follow(table: dict[K, V], changes: dict[K, V | None]) -> None:
+    for key, value in changes.items():
+        assert value != table.get(key), f"{key} was told without a change"
+        _put(table, key, value)
 
 
 def _put(table: dict[K, V], key: K, value: V | None) -> None:
