@@ -35,8 +35,8 @@ REASONS = (
     ),
     Reason("it is for OpenStack", "MetadataAddr MetadataPort"),
     Reason(
-        "overlays are not programmed yet",
-        """VXLANEnabled VXLANMTU VXLANMTUV6 VXLANVNI IpInIpEnabled IpInIpMtu ExternalNodesCIDRList
+        "VXLAN is the one overlay",
+        """IpInIpEnabled IpInIpMtu
         ProgramClusterRoutes WireguardEnabled WireguardEnabledV6 WireguardHostEncryptionEnabled WireguardInterfaceName
         WireguardInterfaceNameV6 WireguardListeningPort WireguardListeningPortV6 WireguardMTU WireguardMTUV6
         WireguardPersistentKeepAlive WireguardRoutingRulePriority WireguardThreadingEnabled
@@ -89,7 +89,6 @@ REASONS = (
 
 SPELLING_IN_RESOURCES: Mapping[str, str] = MappingProxyType(
     {
-        "ExternalNodesCIDRList": "externalNodesList",
         "IptablesLockProbeIntervalMillis": "iptablesLockProbeInterval",
         "IptablesPostWriteCheckIntervalSecs": "iptablesPostWriteCheckInterval",
         "BPFConntrackCleanupMode": "bpfConntrackMode",

@@ -32,6 +32,11 @@ def read_bool(text: str) -> bool:
     raise ValueError("not a truth value")
 
 
+def read_switch(text: str) -> str:
+    """Returns `auto`, `true` or `false`; raises ValueError for text that is neither `auto` nor a truth value."""
+    return "auto" if text.lower() == "auto" else str(read_bool(text)).lower()
+
+
 def read_duration_s(text: str) -> float:
     """Returns seconds from a plain number ("90", "0.5") or from numbers with units ("1m30s", "500ms").
 
@@ -174,6 +179,7 @@ def _refuse_empty(reader: Reader) -> Reader:
 
 
 BOOL = Reader(read_bool, "true, 1, yes, y, t or false, 0, no, n, f")
+SWITCH = Reader(read_switch, "auto, or true, 1, yes, y, t or false, 0, no, n, f")
 SECONDS = Reader(read_duration_s, "seconds (90, 0.5) or a duration (1m30s, 500ms), not negative")
 PORT = whole(0, 65535)
 TEXT = matching(r"[^\x00-\x1f]*", "text without control characters, or none")

@@ -159,6 +159,58 @@ class Settings:
         int,
         About("VXLANPort", "Dataplane", whole(1, 65535), "UDP port of VXLAN packets.", yaml_name="vxlanPort"),
     ] = 4789
+    vxlan_enabled: Annotated[
+        str,
+        About(
+            "VXLANEnabled",
+            "Dataplane",
+            readers.SWITCH,
+            "Whether this host has a VXLAN tunnel. auto: while a pool of the family has vxlanMode Always or "
+            "CrossSubnet; true: for IPv4 always; false: never, and such pools are not reached.",
+            yaml_name="vxlanEnabled",
+        ),
+    ] = "auto"
+    vxlan_vni: Annotated[
+        int,
+        About(
+            "VXLANVNI",
+            "Dataplane",
+            whole(1, 16_777_215),
+            "Network identifier of the tunnel, the same on all hosts.",
+            yaml_name="vxlanVNI",
+        ),
+    ] = 4096
+    vxlan_mtu: Annotated[
+        int,
+        About(
+            "VXLANMTU",
+            "Dataplane",
+            whole(0, 65535),
+            "MTU of the IPv4 tunnel; 0: that of the interface that it leaves by less 50. Containers that ask for no "
+            "MTU get it too.",
+            yaml_name="vxlanMTU",
+        ),
+    ] = 0
+    vxlan_mtu_v6: Annotated[
+        int,
+        About(
+            "VXLANMTUV6",
+            "Dataplane",
+            whole(0, 65535),
+            "MTU of the IPv6 tunnel; 0: that of the interface that it leaves by less 70.",
+            yaml_name="vxlanMTUV6",
+        ),
+    ] = 0
+    external_nodes: Annotated[
+        tuple[str, ...],
+        About(
+            "ExternalNodesCIDRList",
+            "Dataplane",
+            readers.NETS,
+            "From where packets of the tunnel are taken besides the hosts of this cluster.",
+            yaml_name="externalNodesList",
+        ),
+    ] = ()
     failsafe_inbound_host_ports: Annotated[
         tuple[str, ...],
         About(

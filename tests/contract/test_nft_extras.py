@@ -7,14 +7,18 @@ from dataclasses import replace
 import pytest
 
 from felix.calc.desired import (
+    ALL_INTERFACES,
     HOSTS,
     MASQUERADED,
     POOLS,
+    TUNNEL_PEERS,
     Bandwidth,
     DesiredDelta,
     FloatingAddress,
+    HostStacks,
     Limits,
     MemberDelta,
+    OwnVtep,
     PacketRate,
     Stack,
 )
@@ -25,6 +29,7 @@ from felix.model.net import parse_address, parse_net
 from felix.policy.packet import Packet
 from tests.contract.conftest import Run
 from tests.model.fake_nft import FakeNft
+from tests.model.host_worlds import make_host_endpoint
 from tests.model.nft_worlds import drive, endpoint
 
 _EMPTY = Stack((), ())
@@ -56,6 +61,31 @@ def _nets(added: str = "", removed: str = "") -> MemberDelta:
 def _without_extras(port: NftPort) -> KernelTable:
     _started(NftConfig(), port)
     return read_table(port)
+
+
+def test_tunnels_come_change_and_go_leaving_nothing(run: Run) -> None:
+    def body(port: NftPort) -> None:
+        before = _without_extras(port)
+        plan = _started(NftConfig(), port, DesiredDelta(nets={TUNNEL_PEERS: _nets("192.0.2.2 2001:db8::2")}))
+        assert read_table(port) == before
+        endpoint = make_host_endpoint(ALL_INTERFACES, HostStacks(_EMPTY, _EMPTY, untracked_ingress=_EMPTY))
+        plan.bind_hosts({ALL_INTERFACES: endpoint})
+        _drive(port, plan)
+        with_host = read_table(port)
+        own = OwnVtep(None, "66:00:00:00:00:01", parse_net("192.0.2.1"), 4096, 4789, 0)
+        for version in (4, 6):
+            plan.on_delta(DesiredDelta(own_vteps={version: own}))
+            _drive(port, plan)
+        plan.on_delta(DesiredDelta(nets={TUNNEL_PEERS: _nets("198.51.100.0/24 192.0.2.3", "192.0.2.2")}))
+        _drive(port, plan)
+        table = read_table(port)
+        assert len(table.chains["vxlan-input"]) == 3
+        assert len(table.elements["vxlan4"]) == 2
+        plan.on_delta(DesiredDelta(own_vteps={4: None, 6: None}))
+        _drive(port, plan)
+        assert read_table(port) == with_host
+
+    run(body)
 
 
 EVERY_NAT = [

@@ -8,6 +8,7 @@ from felix.calc.desired import (
     HOSTS,
     MASQUERADED,
     POOLS,
+    TUNNEL_PEERS,
     Action,
     Bandwidth,
     CompiledPolicy,
@@ -18,6 +19,7 @@ from felix.calc.desired import (
     HostStacks,
     Limits,
     MemberDelta,
+    OwnVtep,
     PacketRate,
     PortRange,
     Stack,
@@ -99,6 +101,17 @@ def test_limits_of_two_endpoints_are_as_expected(check_golden: CheckGolden) -> N
 
 def test_limit_of_new_connections_per_source_is_as_expected(check_golden: CheckGolden) -> None:
     check_golden("nft/floods.nft", listing(NftConfig(flood=FloodConfig(100, 200)), DesiredDelta()))
+
+
+def test_tunnels_of_both_families_are_as_expected(check_golden: CheckGolden) -> None:
+    mac = "66:00:00:00:00:01"
+    own = {
+        4: OwnVtep(None, mac, parse_net("192.0.2.1"), 4096, 4789, 0),
+        6: OwnVtep(None, mac, parse_net("2001:db8::1"), 4096, 4789, 0),
+    }
+    peers = _nets("192.0.2.2", "198.51.100.0/24", "2001:db8::2")
+    delta = DesiredDelta(own_vteps=dict(own), nets={TUNNEL_PEERS: peers})
+    check_golden("nft/tunnels.nft", listing(NftConfig(), delta))
 
 
 def test_external_addresses_are_as_expected(check_golden: CheckGolden) -> None:

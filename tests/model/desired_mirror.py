@@ -114,10 +114,12 @@ class DesiredMirror:
         for (family, name), vtep in self.remote_vteps.items():
             assert family in self.own_vteps, f"{name} is reached without a tunnel"
             assert {one.version for one in (vtep.address, vtep.outer)} == {family}
-        for key, kind in (("address", 0), ("mac", 1)):
-            said = [(family, vtep[kind]) for (family, _), vtep in self.remote_vteps.items()]
-            said += [(family, vtep[kind]) for family, vtep in self.own_vteps.items()]
-            assert len(said) == len(set(said)), f"two ends of the tunnel have the same {key}"
+        ends = [(family, vtep.address, vtep.mac) for (family, _), vtep in self.remote_vteps.items()]
+        ends += [(family, vtep.address, vtep.mac) for family, vtep in self.own_vteps.items()]
+        for places in (slice(2), slice(0, None, 2)):
+            assert len(ends) == len({end[places] for end in ends}), (
+                "two ends of the tunnel have the same address or MAC"
+            )
         for net, route in self.cluster_routes.items():
             assert net.version in self.own_vteps, f"{net} is reached without a tunnel"
             assert (route.vtep is None) != (route.direct is None), f"{net} has {route}"

@@ -33,6 +33,7 @@ COUNTERS = {
     "advertised": "router advertisements, redirects and answers of DHCP servers from workloads",
     "to-host": "from a workload to this host, closed by default",
     ENCAPSULATED_COUNTER: "VXLAN and IP-in-IP packets from workloads",
+    "tunnelled": "VXLAN packets to this host from none that is known",
     "limited": "over a limit of an endpoint",
     "flooding": "new connections over the rate of one source",
     DENIED_COUNTER: "by the default of a tier, a missing policy, or because nothing allowed it",

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from felix.calc.desired import HOSTS, MASQUERADED, POOLS, DesiredDelta, LocalEndpoint, MemberDelta
+from felix.calc.desired import HOSTS, MASQUERADED, POOLS, TUNNEL_PEERS, DesiredDelta, LocalEndpoint, MemberDelta
 from felix.dataplane.nft.base import declare
 from felix.dataplane.nft.cuts import CutBook
 from felix.dataplane.nft.elements import name_key, range_key
@@ -20,11 +20,12 @@ from felix.dataplane.nft.hosts import HOST_PREFIX
 from felix.dataplane.nft.limits import CLASSES, LIMIT_MAPS, class_chain, render_class, render_limit_hooks, render_limits
 from felix.dataplane.nft.members import MemberBook
 from felix.dataplane.nft.nat import net_set, render_nat
+from felix.dataplane.nft.tunnels import TUNNEL_PREFIX, render_tunnels
 from felix.dataplane.nft.types import ApplyResult, ElementShape, Lines, NftConfig, ObjectName
 from felix.model.net import Net
 from felix.reconcile.delta import DeltaTracker
 
-_PREFIXES = ("nat-", "limit-", "limits-", "dscp-", "flood-", "cut-", HOST_PREFIX)
+_PREFIXES = ("nat-", "limit-", "limits-", "dscp-", "flood-", "cut-", HOST_PREFIX, TUNNEL_PREFIX)
 _HOOK = "type "
 _RANGES = {4: ElementShape.IPV4_RANGE, 6: ElementShape.IPV6_RANGE}
 
@@ -47,6 +48,7 @@ class Extras:
         self.cuts = CutBook(objects, members)
         self._used_maps: set[str] = set()
         self._users_by_class: Counter[int] = Counter()
+        self._tunnels: set[int] = set()
         for name, lines in flood_objects(config.flood).items():
             objects.set_desired(name, lines)
         self._skipped: dict[str, tuple[Lines, str]] = {}
@@ -65,9 +67,19 @@ class Extras:
         return MappingProxyType({chain: reason for chain, (_, reason) in self._skipped.items()})
 
     def on_delta(self, delta: DesiredDelta) -> None:
-        """Pools and hosts are other ones from now on; endpoints are told by `claim` and `release`."""
+        """Pools, hosts and tunnels are other ones from now on; endpoints are told by `claim` and `release`."""
         for name, change in delta.nets.items():
             self._nets.change(name, change)
+        for version, vtep in delta.own_vteps.items():
+            if vtep is None:
+                self._tunnels.discard(version)
+            else:
+                self._tunnels.add(version)
+
+    @property
+    def tunnels(self) -> frozenset[int]:
+        """The families in which this host has a tunnel."""
+        return frozenset(self._tunnels)
 
     def claim(self, endpoint: LocalEndpoint) -> None:
         """The endpoint has the external addresses and limits that it asks for, as soon as `settle` was called.
@@ -117,8 +129,10 @@ class Extras:
         classes = [dscp for dscp, users in self._users_by_class.items() if users]
         self._nets.need(POOLS, is_needed=bool(masqueraded or floating or classes))
         self._nets.need(HOSTS, is_needed=bool(masqueraded and self._config.nat.spares_hosts))
+        self._nets.need(TUNNEL_PEERS, is_needed=bool(self._tunnels))
         hooked = {
             **self._others,
+            **render_tunnels(self._config.vxlan_port, self._tunnels),
             **render_nat(self._config.nat, masqueraded, floating),
             **{class_chain(dscp): render_class(dscp) for dscp in classes},
             **render_limit_hooks(self._used_maps),

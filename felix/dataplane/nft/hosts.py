@@ -23,8 +23,10 @@ from felix.dataplane.nft.names import (
     PRE_DNAT,
     UNTRACKED_EGRESS,
     UNTRACKED_INGRESS,
+    is_inward,
     stack_chain,
 )
+from felix.dataplane.nft.tunnels import render_tunnel_passes
 from felix.dataplane.nft.types import ElementShape, Lines, NftConfig, ObjectName
 from felix.model.keys import ResourceKey
 from felix.reconcile.delta import DeltaTracker
@@ -71,6 +73,7 @@ class HostDispatch:
         self._endpoint_by_interface: dict[str, LocalHostEndpoint] = {}
         self._closed: dict[str, str] = {}
         self._maps_count = 0
+        self._tunnels: frozenset[int] = frozenset()
         self._hooked: dict[str, Lines] | None = {}  # None: something was bound or closed since
 
     @property
@@ -115,6 +118,12 @@ class HostDispatch:
         for interface in list(self._closed):
             self.bind(interface, self._endpoint_by_interface[interface])
 
+    def set_tunnels(self, versions: frozenset[int]) -> None:
+        """This host has tunnels of these families, whose packets no policy stops between known hosts."""
+        if versions != self._tunnels:
+            self._tunnels = versions
+            self._hooked = None
+
     def settle(self) -> dict[str, Lines]:
         """Maps are wanted as bound; returns the chains that hang on hooks, and those that they go to."""
         if self._hooked is None:
@@ -135,7 +144,8 @@ class HostDispatch:
             is_needed = direction in default or any(stack is not None for stack in stack_by_interface.values())
             self._settle_map(direction, place, stack_by_interface if is_needed else None, direction in default)
             if is_needed:
-                chains |= _hook_chains(self._config, direction, place, default.get(direction))
+                passes = self._render_passes(direction)
+                chains |= _hook_chains(self._config, direction, place, default.get(direction), passes)
         if default:
             chains[_ASIDE] = ()
         return chains
@@ -168,6 +178,11 @@ class HostDispatch:
             UNTRACKED_EGRESS: stacks.untracked_egress,
         }
         return {direction: stack for direction, stack in found.items() if stack is not None}
+
+    def _render_passes(self, direction: str) -> Lines:
+        if direction in (FORWARD_INGRESS, FORWARD_EGRESS):
+            return ()
+        return render_tunnel_passes(self._config.vxlan_port, self._tunnels, is_inward=is_inward(direction))
 
     def _move(self, before: Mapping[str, Stack], after: Mapping[str, Stack]) -> None:
         self._hooked = None
@@ -206,9 +221,11 @@ def _close(stacks: HostStacks) -> HostStacks:
     return HostStacks(_NOTHING, _NOTHING, *forward)
 
 
-def _hook_chains(config: NftConfig, direction: str, place: _Place, default: Stack | None) -> dict[str, Lines]:
+def _hook_chains(
+    config: NftConfig, direction: str, place: _Place, default: Stack | None, passes: Lines
+) -> dict[str, Lines]:
     hook = f"type filter hook {place.hook} priority {place.priority}; policy accept;"
-    lines = [f"{place.word} vmap @{place.map}"]
+    lines = [*passes, f"{place.word} vmap @{place.map}"]
     if default is not None:
         spared = ("lo", *(f"{prefix}*" for prefix in config.interface_prefixes))
         lines += [f'{place.word} "{name}" accept' for name in spared]

@@ -132,6 +132,7 @@ class NftPlan:
 
     def _settle(self) -> None:
         self._chains.settle()
+        self._hosts.set_tunnels(self._extras.tunnels)
         self._extras.settle(self._hosts.settle())
 
     def cut(self, packets: Sequence[Packet], now: float) -> None:
