@@ -54,11 +54,13 @@ class TunnelSettings(NamedTuple):
 class TunnelWish(NamedTuple):
     """What this host's node says of its end of the tunnel in one family, and what it should say.
 
-    is_on: whether there is a tunnel. pools: names and prefixes of those that may give an address for it.
+    is_on: whether there is a tunnel. nets: of pools that it leads to, in which an address may stay. pools: names and
+    prefixes of those of them that may give one.
     address, mac: what the node says; empty when it says nothing. wanted_mac: what it should.
     """
 
     is_on: bool
+    nets: tuple[Net, ...]
     pools: tuple[tuple[str, Net], ...]
     address: str
     mac: str
@@ -410,9 +412,10 @@ class Tunnels:
         own = self._own.find(family)
         address, mac = self._own_fields.get(family, ("", ""))
         if own is None:
-            return TunnelWish(False, (), address, mac, "")
+            return TunnelWish(False, (), (), address, mac, "")
+        nets = sorted({pool.net for _, pool in self._tunnelled(family)})
         pools = sorted((key.name, pool.net) for key, pool in self._tunnelled(family) if self._gives(pool))
-        return TunnelWish(True, tuple(pools), address, mac, own.mac)
+        return TunnelWish(True, tuple(nets), tuple(pools), address, mac, own.mac)
 
     def _gives(self, pool: _Pool) -> bool:
         with contextlib.suppress(SelectorError):

@@ -25,6 +25,7 @@ from felix.ipam.records import CONFIRMED, parse_affinity
 from felix.ipam.release import Release, find_ordinals, plan_release
 from felix.model.keys import BlockKey, format_handle_key, format_key
 from felix.model.net import Net
+from felix.vtep.apply import clear_node
 
 log = logging.getLogger(__name__)
 
@@ -254,6 +255,7 @@ async def _clean(store: GuardedStore, fence: Fence, endpoints: Mapping[str, Stor
         else:
             for pair in batch:
                 names += [pair[1].name] if await _delete(store, [pair]) else []
+    await clear_node(store, fence.host)  # first: what it names may be given to others from now on
     return Reclaimed(tuple(names), tuple(await Allocator(store).release_host(fence.host)))
 
 

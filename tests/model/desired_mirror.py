@@ -114,6 +114,7 @@ class DesiredMirror:
         for (family, name), vtep in self.remote_vteps.items():
             assert family in self.own_vteps, f"{name} is reached without a tunnel"
             assert {one.version for one in (vtep.address, vtep.outer)} == {family}
+        ends: list[tuple[int, Net | None, str]]
         ends = [(family, vtep.address, vtep.mac) for (family, _), vtep in self.remote_vteps.items()]
         ends += [(family, vtep.address, vtep.mac) for family, vtep in self.own_vteps.items()]
         for places in (slice(2), slice(0, None, 2)):
