@@ -262,16 +262,20 @@ async def test_borrowed_address_is_announced_and_own_workloads_are_not(lab: Lab)
     first, second = lab.hosts
     await mesh(lab)
     first.configure(
+        "link add cali0 up type veth peer name other",
+        "link set other up",
         "route add blackhole 192.168.1.0/26 proto 80",
-        "route add 192.168.1.7 dev lo proto 80 scope link",
-        "route add 192.168.2.40 dev lo proto 80 scope link",
-        "route add 192.168.2.41 dev lo proto static scope link",
-        "route add 172.16.0.1 dev lo proto 80 scope link",
+        "route add 192.168.1.7 dev cali0 proto 80 scope link",
+        "route add 192.168.2.40 dev cali0 proto 80 scope link",
+        "route add 192.168.2.41 dev cali0 proto static scope link",
+        "route add 172.16.0.1 dev cali0 proto 80 scope link",
+        "route add 192.168.3.0/26 via 10.0.0.3 dev eth0 onlink proto 80",  # as VXLAN's, of a third host
+        "route add 192.168.2.42 dev eth0 proto 80 scope link",
     )
 
     await until(lambda: "192.168.2.40 via 10.0.0.1" in routes(second), "the borrowed address")
     assert "192.168.1.0/26 via 10.0.0.1" in routes(second)
-    for absent in ("192.168.1.7", "192.168.2.41", "172.16.0.1"):
+    for absent in ("192.168.1.7", "192.168.2.41", "192.168.2.42", "192.168.3.0", "172.16.0.1"):
         assert absent not in routes(second)
 
 

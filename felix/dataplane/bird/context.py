@@ -3,7 +3,8 @@
 What passes, where no BGPFilter of the session says otherwise:
 
 - announced: own blocks, and everything else inside a pool that is enabled and exported (borrowed addresses that the
-  agent's routes show, what other speakers said); never a part of an own block;
+  agent's routes to workloads show, what other speakers said); never a part of an own block, nor what the agent's routes
+  to other hosts show (VXLAN), who announce it themselves;
 - taken in: what lies inside a pool; never an own block or a prefix of it. Single addresses inside an own block are
   taken: another host has borrowed them. Locally they lose against the agent's route by metric;
 - written into the kernel: what BGP brought and the import let pass, except inside pools whose routes the agent writes
@@ -55,6 +56,7 @@ def build_context(inputs: BgpInputs, options: BirdOptions | None = None) -> Buil
         log_classes=_LOG_CLASSES_BY_SEVERITY[severity],
         debug=_DEBUG_BY_SEVERITY.get(severity, "off"),
         ignored_interfaces=_ignored_interfaces(inputs, options, problems),
+        workload_interfaces=tuple(f"{prefix}*" for prefix in options.interface_prefixes),
         route_protocol=options.route_protocol,
         families=families,
         filters=functions,

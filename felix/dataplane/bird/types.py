@@ -133,6 +133,7 @@ class BirdContext:
     log_classes: tuple[str, ...]
     debug: str
     ignored_interfaces: tuple[str, ...]
+    workload_interfaces: tuple[str, ...]
     route_protocol: int
     families: tuple[Family, ...]
     filters: tuple[FilterFunction, ...]
