@@ -27,6 +27,7 @@ from felix.lab.state import list_labs
 _EXAMPLES = """\
 examples:
   felix lab up --hosts 2              two hosts with etcd, agents and BIRD
+  felix lab up --vxlan Always         two hosts in two subnets, joined by VXLAN
   felix lab add h1 web --profile open --label role=web --listen 80
   felix lab remove web
   felix lab status                    hosts, workloads, addresses
@@ -70,6 +71,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     up.add_argument("--hosts", type=int, default=2, metavar="N", help="how many virtual hosts (default: 2)")
     up.add_argument("--no-agents", action="store_true", help="do not start the agents")
     up.add_argument("--no-bird", action="store_true", help="do not start BIRD")
+    up.add_argument(
+        "--vxlan",
+        choices=("Always", "CrossSubnet"),
+        help="pools with that vxlanMode and no BIRD; hosts with even numbers are in another subnet, behind a router",
+    )
     up.add_argument(
         "--timeout", type=float, default=20.0, metavar="S", help="how long to wait for agents (default: 20 s)"
     )
@@ -148,8 +154,15 @@ def _add_verb(
 def _up(arguments: argparse.Namespace) -> int:
     lab = Lab(arguments.name)
     started = time.monotonic()
-    lab.up(hosts=arguments.hosts, agents=not arguments.no_agents, bird=not arguments.no_bird)
-    _say(f"{arguments.hosts} host{'s' if arguments.hosts > 1 else ''}, etcd{'' if arguments.no_bird else ', BIRD'} up")
+    has_bird = not (arguments.no_bird or arguments.vxlan)
+    lab.up(
+        hosts=arguments.hosts,
+        agents=not arguments.no_agents,
+        bird=has_bird,
+        vxlan_mode=arguments.vxlan or "Never",
+        is_apart=arguments.vxlan is not None,
+    )
+    _say(f"{arguments.hosts} host{'s' if arguments.hosts > 1 else ''}, etcd{', BIRD' if has_bird else ''} up")
     if not arguments.no_agents:
         for host in lab.hosts:
             host.wait_agent_ready(arguments.timeout)

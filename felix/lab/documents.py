@@ -13,7 +13,7 @@ from felix.lab import names
 from felix.lab.names import HostAddresses
 from felix.lab.store import Document, Json
 from felix.model.keys import AffinityKey, BlockKey, ResourceKey, format_key
-from felix.model.net import Net, parse_address
+from felix.model.net import parse_address
 
 API_VERSION = "projectcalico.org/v3"
 ORCHESTRATOR = "cni"
@@ -52,13 +52,13 @@ def key_of(document: Mapping[str, Json]) -> str:
     return format_key(ResourceKey(str(document["kind"]), str(metadata.get("namespace", "")), str(metadata["name"])))
 
 
-def cluster_documents() -> dict[str, Document]:
+def cluster_documents(vxlan_mode: str = "Never") -> dict[str, Document]:
     """Returns what belongs to no host: pools of both families, the default tier, a ready flag; by key."""
     documents = [
         resource("ClusterInformation", "default", {"datastoreReady": True, "clusterType": "felix-lab"}),
         resource("Tier", "default", {"order": 1000000, "defaultAction": "Deny"}),
-        _pool("default-ipv4-ippool", names.POOL_V4, 26),
-        _pool("default-ipv6-ippool", names.POOL_V6, 122),
+        pool_document(4, vxlan_mode),
+        pool_document(6, vxlan_mode),
     ]
     return {key_of(document): document for document in documents}
 
@@ -128,15 +128,17 @@ def handle_id(workload: str) -> str:
     return _HANDLE_PREFIX + workload
 
 
-def _pool(name: str, cidr: Net, block_size: int) -> Document:
+def pool_document(version: int, vxlan_mode: str = "Never") -> Document:
+    """Returns the lab's pool of that family."""
+    cidr, block_size = (names.POOL_V4, 26) if version == 4 else (names.POOL_V6, 122)
     return resource(
         "IPPool",
-        name,
+        f"default-ipv{version}-ippool",
         {
             "cidr": str(cidr),
             "blockSize": block_size,
             "ipipMode": "Never",
-            "vxlanMode": "Never",
+            "vxlanMode": vxlan_mode,
             "nodeSelector": "all()",
             "allowedUses": ["Workload", "Tunnel"],
         },

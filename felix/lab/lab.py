@@ -81,7 +81,8 @@ class Lab:
     @property
     def hosts(self) -> list[Host]:
         """The virtual hosts, first one first."""
-        return [self._host(number) for number in range(1, self._state.read().hosts + 1)]
+        state = self._state.read()
+        return [self._host(number, is_apart=state.is_apart) for number in range(1, state.hosts + 1)]
 
     @property
     def workloads(self) -> dict[str, Workload]:
@@ -93,28 +94,37 @@ class Lab:
         return self._state.read().hosts > 0
 
     def up(
-        self, hosts: int = 2, *, agents: bool = True, bird: bool = True, agent_command: Sequence[str] = AGENT_COMMAND
+        self,
+        hosts: int = 2,
+        *,
+        agents: bool = True,
+        bird: bool = True,
+        vxlan_mode: str = "Never",
+        is_apart: bool = False,
+        agent_command: Sequence[str] = AGENT_COMMAND,
     ) -> None:
         """The lab stands: fabric, etcd with the basic documents, hosts, and on each BIRD and agent as asked for.
 
         What was there of the same name is gone. The agents have been started, see `Host.wait_agent_ready`.
+        vxlan_mode: of both pools. is_apart: whether hosts with even numbers are in another subnet than the others, with
+        a router between that knows of no container.
         """
         check_machine()
         names.host_addresses(hosts)  # refuses a number of hosts that cannot be
         addresses = [names.host_addresses(number) for number in range(1, hosts + 1)]
         self.down()
         with self._state.change() as state:
-            state.hosts = hosts
+            state.hosts, state.is_apart = hosts, is_apart
         (self.directory / "etcd").mkdir()
         namespace.create_namespaces([self.fabric.namespace, *(f"{self._prefix}{host.name}" for host in addresses)])
-        self._build_fabric()
+        self._build_fabric(is_apart=is_apart)
         self.start_etcd(wait=False)
         self._start_responder()
         for host in self.hosts:
             host.prepare()
             self._plug_in(host)
         self.store.wait_ready(10.0)
-        for key, document in documents.cluster_documents().items():
+        for key, document in documents.cluster_documents(vxlan_mode).items():
             self.store.put(key, document)
         for host in self.hosts:
             for key, document in documents.host_documents(host.addresses).items():
@@ -280,8 +290,8 @@ class Lab:
     def _responder(self) -> Path:
         return self.directory / "responder.ctl"
 
-    def _host(self, number: int) -> Host:
-        addresses = names.host_addresses(number)
+    def _host(self, number: int, *, is_apart: bool) -> Host:
+        addresses = names.host_addresses(number, is_apart=is_apart)
         return Host(f"{self._prefix}{addresses.name}", addresses, self._state)
 
     def _workload(self, record: WorkloadRecord) -> Workload:
@@ -297,30 +307,33 @@ class Lab:
             "ETCDCTL_API": "3",
         }
 
-    def _build_fabric(self) -> None:
-        # A machine that forwards hands that down to new namespaces; the fabric must not route between hosts.
-        namespace.write_sysctls(self.fabric.namespace, {"net/ipv4/ip_forward": "0"})
-        self.fabric.configure(
-            "link set lo up",
-            "link add fabric type bridge forward_delay 0 mcast_snooping 0",
-            f"addr add {names.FABRIC_ADDRESS_V4}/{names.FABRIC_V4.length} dev fabric",
-            f"addr add {names.FABRIC_ADDRESS_V6}/{names.FABRIC_V6.length} dev fabric nodad",
-            "link set fabric up",
-        )
+    def _build_fabric(self, *, is_apart: bool) -> None:
+        # A machine that forwards hands that down to new namespaces; one subnet must not be routed at all.
+        sysctls = _FORWARDING if is_apart else {"net/ipv4/ip_forward": "0"}
+        namespace.write_sysctls(self.fabric.namespace, sysctls)
+        self.fabric.configure("link set lo up")
+        for subnet in (names.NEAR, names.FAR) if is_apart else (names.NEAR,):
+            self.fabric.configure(
+                f"link add {subnet.bridge} type bridge forward_delay 0 mcast_snooping 0",
+                f"addr add {subnet.gateway_v4}/{subnet.ipv4.length} dev {subnet.bridge}",
+                f"addr add {subnet.gateway_v6}/{subnet.ipv6.length} dev {subnet.bridge} nodad",
+                f"link set {subnet.bridge} up",
+            )
 
     def _plug_in(self, host: Host) -> None:
         namespace.write_sysctls(host.namespace, _FORWARDING)
+        subnet = host.addresses.subnet
         self.fabric.configure(
             f"link add {host.name} type veth peer name eth0 netns {host.namespace}",
-            f"link set {host.name} master fabric up",
+            f"link set {host.name} master {subnet.bridge} up",
         )
         host.configure(
             "link set lo up",
             "link set eth0 up",
-            f"addr add {host.ipv4}/{names.FABRIC_V4.length} dev eth0",
-            f"addr add {host.ipv6}/{names.FABRIC_V6.length} dev eth0 nodad",
-            f"route add default via {names.FABRIC_ADDRESS_V4}",
-            f"route add default via {names.FABRIC_ADDRESS_V6}",
+            f"addr add {host.ipv4}/{subnet.ipv4.length} dev eth0",
+            f"addr add {host.ipv6}/{subnet.ipv6.length} dev eth0 nodad",
+            f"route add default via {subnet.gateway_v4}",
+            f"route add default via {subnet.gateway_v6}",
         )
 
     def _start_responder(self) -> None:

@@ -27,10 +27,11 @@ class WorkloadRecord(msgspec.Struct, frozen=True):
 
 
 class LabState(msgspec.Struct):
-    """All that cannot be computed from the lab's name."""
+    """All that cannot be computed from the lab's name. is_apart: whether every other host is in another subnet."""
 
     name: str
     hosts: int = 0
+    is_apart: bool = False
     workloads: dict[str, WorkloadRecord] = msgspec.field(default_factory=dict)
     processes: dict[str, ProcessRecord] = msgspec.field(default_factory=dict)
 
