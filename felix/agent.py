@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 
 from felix.attach.agent import AttachParts, AttachPorts
 from felix.calc.desired import LocalEndpoint
+from felix.calc.tunnels import TunnelSettings
 from felix.clock import monotonic_s
 from felix.collect.apply import clean_own
 from felix.collect.serve import Collector, Surroundings
@@ -62,6 +63,8 @@ from felix.policy.rules import get_protocol
 from felix.policy_counts import make_counts, show_counts
 from felix.reconcile.brake import TOLERATED_ENDPOINTS, Hold, find_hold
 from felix.report import AgentReport
+from felix.vtep.apply import VtepStore
+from felix.vtep.serve import VtepKeeper
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +113,7 @@ class Agent:
         self._bird: BirdKeeper | None = None
         self._reporter: AgentReporter | None = None
         self._collector: Collector | None = None
+        self._vtep: VtepKeeper | None = None
         self._attach = self._make_attach()
         self._fence: Fence | None = None
         self._fence_looked_at = -_FENCE_LOOK_S
@@ -235,6 +239,9 @@ class Agent:
         self._reporter = AgentReporter(self._client, reports, self._clean, self._attach.service.gate.on_news)
         self._start_task("agent status", self._reporter.run())
         surroundings = Surroundings(self._find_graces, self._find_doubt, self._find_reach)
+        vteps = VtepStore(self._client, settings.felix_hostname)
+        self._vtep = VtepKeeper(vteps, settings.felix_hostname, self._report.on_tunnel_address)
+        self._start_task("vxlan address", self._vtep.run())
         self._collector = Collector(self._client, settings.felix_hostname, surroundings, self._metrics)
         self._start_task("collector", self._collector.run())
         if settings.endpoint_reporting_enabled:
@@ -303,6 +310,7 @@ class Agent:
         await self._take_configuration()
         if not self._is_configured:
             self._is_configured = True
+            self._intake.graph.tunnels.configure(_tunnel_settings(self._resolved.settings))
             await self._start_parts(self._resolved.settings)
         delta = self._intake.graph.flush()
         self._report.on_problems(self._intake.pop_problems())
@@ -312,6 +320,9 @@ class Agent:
         inputs = self._intake.graph.pop_bgp_inputs()
         if inputs is not None and self._bird is not None:
             self._bird.on_inputs(inputs)
+        wishes = self._intake.graph.tunnels.pop_wishes()
+        if wishes is not None and self._vtep is not None:
+            self._vtep.on_wishes(wishes)
         if not self._synced.is_set():
             self._driver.on_in_sync()
             self._synced.set()
@@ -487,6 +498,7 @@ class Agent:
     def _on_cycle(self, cycle: Cycle) -> None:
         is_first = not self._report.is_settled_once
         self._report.on_cycle(cycle, self._driver)
+        self._attach.set_mtu(self._driver.find_tunnel_mtu())
         self._attach.enforcement.on_cycle(cycle.endpoints)
         if is_first and self._report.is_settled_once:
             self._report.on_complete()
@@ -510,6 +522,8 @@ class Agent:
         self._metrics.fenced.set(self._reporter is not None and self._reporter.fence is not None)
         self._report.on_health(self._driver, self._dataplane_health)
         self._report.on_counts(self._driver.counts, self._kernel.nft_calls, self._logs.counts)
+        if self._vtep is not None:
+            self._metrics.vxlan_address_errors.raise_to(self._vtep.errors_count)
         self._metrics.attachments.set(len(self._intake.attachments))
         self._metrics.attach_debts.set(len(self._attach.service.debts))
         self._report.on_stats(self._intake.graph.stats())  # counts all policies: once a second, not with every change
@@ -561,6 +575,14 @@ class Agent:
                 "sessions": {
                     one.name: one.bgp_state for one in (bird.state.protocols if bird.state else ()) if one.kind == "BGP"
                 },
+            },
+            "vxlan": {
+                "addresses": {
+                    f"IPv{family}": vtep.address.address if vtep.address is not None else ""
+                    for family, vtep in self._intake.graph.tunnels.own.items()
+                },
+                "hosts": self._intake.graph.tunnels.ends_count,
+                "routes": self._intake.graph.tunnels.routes_count,
             },
             "problems": [str(problem) for problem in self._report.problems],
         }
@@ -630,6 +652,17 @@ def _driver_config(settings: Settings) -> DriverConfig:
             allows_spoofing=settings.workload_source_spoofing == "Any",
         ),
         revokes=settings.revokes_connections,
+    )
+
+
+def _tunnel_settings(settings: Settings) -> TunnelSettings:
+    return TunnelSettings(
+        is_enabled={"true": True, "false": False}.get(settings.vxlan_enabled),
+        vni=settings.vxlan_vni,
+        port=settings.vxlan_port,
+        mtu4=settings.vxlan_mtu,
+        mtu6=settings.vxlan_mtu_v6,
+        externals=tuple(parse_net(text) for text in settings.external_nodes),
     )
 
 

@@ -49,9 +49,10 @@ class AgentReport:
         self.endpoint_reporter: EndpointReporter | None = None
         self.bird = BirdReport(fault="not asked yet")
         self._setting_problems: tuple[Problem, ...] = ()
+        self._tunnel_problems: tuple[Problem, ...] = ()
         self.hold: Hold | None = None
         self.applied_revision = 0
-        for kind in ("bgp", "dataplane", "settings"):
+        for kind in ("bgp", "dataplane", "settings", "vxlan"):
             metrics.problems.labels(kind).set(0)
         self.cycles_count = 0
 
@@ -70,7 +71,8 @@ class AgentReport:
     def problems(self) -> list[Problem]:
         """Everything that is wrong with what is stored or cannot be programmed, as known now."""
         found = [problem for problems in self._problems_by_subject.values() for problem in problems]
-        return [*found, *self._setting_problems, *self._dataplane_problems.values(), *self.bird.problems]
+        beside = (*self._setting_problems, *self._tunnel_problems, *self._dataplane_problems.values())
+        return [*found, *beside, *self.bird.problems]
 
     @property
     def is_settled_once(self) -> bool:
@@ -98,6 +100,15 @@ class AgentReport:
         self._setting_problems = problems
         self._count_problems("settings", len(problems))
 
+    def on_tunnel_address(self, problems: tuple[Problem, ...]) -> None:
+        """This keeps the host from its address in the tunnel; nothing any more when empty."""
+        for problem in problems:
+            log.error("%s", problem)
+        if self._tunnel_problems and not problems:
+            log.info("VXLAN: this host has its address in the tunnel")
+        self._tunnel_problems = problems
+        self._count_problems("vxlan", len(problems))
+
     def on_hold(self, hold: Hold | None, consent: Path, datastore: Component) -> None:
         """A mass deletion waits until the file `consent` is made, or does not any more (None)."""
         before, self.hold = self.hold, hold
@@ -118,6 +129,8 @@ class AgentReport:
         metrics.active_local_endpoints.set(stats.local_endpoints)
         metrics.active_local_policies.set(stats.policies)
         metrics.active_local_selectors.set(stats.selectors)
+        metrics.vxlan_remote_ends.set(stats.tunnel_ends)
+        metrics.vxlan_routes.set(stats.tunnel_routes)
         metrics.label_index_num_endpoints.set(stats.set_items)
         metrics.label_index_num_active_selectors.set(stats.selectors)
         metrics.cluster_num_hosts.set(stats.cluster.hosts)

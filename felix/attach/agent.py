@@ -57,9 +57,15 @@ class AttachParts:
         self.cleaner = Cleaner(self.service, self.leases, ports.has_interface, 0.0)
         self.routes = AttachRoutes(self.service, self.leases, self.cleaner, ports.on_refusal)
 
+    def set_mtu(self, mtu: int) -> None:
+        """Containers that ask for no MTU get this one from now on; 0: the kernel's own."""
+        if self.service.place.mtu != mtu:
+            self.service.place = self.service.place._replace(mtu=mtu)
+
     def configure(self, settings: Settings, *, has_ipv6: bool) -> None:
         """The settings are in force."""
-        self.service.place = Place(settings.felix_hostname, min(settings.interface_prefixes, key=len), has_ipv6)
+        prefix = min(settings.interface_prefixes, key=len)
+        self.service.place = Place(settings.felix_hostname, prefix, has_ipv6, self.service.place.mtu)
         self.endpoints.own_addresses = find_own_addresses(settings.etcd_urls)
         self.endpoints.host_nets = tuple(parse_net(text) for text in settings.host_profile_nets)
         self.cleaner.grace_s = settings.attachment_grace_s

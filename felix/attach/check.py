@@ -24,15 +24,19 @@ _LINK_LOCAL_V6 = parse_net("fe80::/10")
 
 
 class Place(NamedTuple):
-    """The host as names and checks need it. prefix: of workload interfaces."""
+    """The host as names and checks need it. prefix: of workload interfaces. mtu: of containers that ask for none."""
 
     node: str
     prefix: str = "cali"
     has_ipv6: bool = True
+    mtu: int = 0
 
 
 class Wanted(NamedTuple):
-    """A request that makes sense, and what follows from it. addresses: to be had. given: allocated by others."""
+    """A request that makes sense, and what follows from it. addresses: to be had. given: allocated by others.
+
+    mtu: 0 for the kernel's own.
+    """
 
     request: AttachRequest
     who: Attached
@@ -41,6 +45,7 @@ class Wanted(NamedTuple):
     mac: str
     addresses: tuple[Net, ...]
     given: tuple[Net, ...]
+    mtu: int = 0
 
     def veth(self, mac: str, interface: str, addresses: Sequence[Net]) -> VethSpec:
         """Returns the interface that the container gets with these addresses."""
@@ -50,7 +55,7 @@ class Wanted(NamedTuple):
             interface=self.who.interface,
             mac=mac,
             addresses=tuple(addresses),
-            mtu=request.mtu,
+            mtu=self.mtu,
             default_route=request.default_route,
             forwarding=request.forwarding,
         )
@@ -80,7 +85,8 @@ def check_attach(request: AttachRequest, place: Place, least: int = 1) -> Wanted
         raise _invalid("ipv6", str(request.ipv6), "this host has no IPv6 for workloads (Ipv6Support, or its kernel)")
     mac = request.mac.lower() or make_mac(place.node, who)
     interface = host_interface(place.prefix, request.namespace, who)
-    wanted = Wanted(request, who, handle_name(request.network, who), interface, mac, addresses, given)
+    mtu = request.mtu or place.mtu
+    wanted = Wanted(request, who, handle_name(request.network, who), interface, mac, addresses, given, mtu)
     reason = find_problem(wanted.veth(mac, interface, (*addresses, *given)))
     if reason is not None:
         raise Refusal(Code.INVALID, f"the interface cannot be made: {reason}")

@@ -162,7 +162,8 @@ class AttachService:
 
     async def check(self, request: AttachRequest) -> list[str]:
         """Returns what differs from what was attached. Raises Refusal when nothing is."""
-        wanted = check_attach(request, self.place, least=0)
+        # What the host would choose today for one that asked for no MTU says nothing of what it chose then.
+        wanted = check_attach(request, self.place._replace(mtu=0), least=0)
         try:
             async with asyncio.timeout(bound_deadline(request.deadline_s)), self._lane(wanted.who):
                 await self.gate.wait_open()

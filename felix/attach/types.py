@@ -89,7 +89,7 @@ class AttachRequest(Message, frozen=True, kw_only=True):
     is None. groups: None when none are meant; an empty list: it may talk with its own host only. ipv4, ipv6: how many
     addresses are chosen for it. addresses: which it must have besides. given: allocated already, by somebody else.
     pools: names or prefixes to choose from. node: which host is meant, empty for whichever this is. mac: empty for one
-    that follows from its name. mtu: 0 for the kernel's own.
+    that follows from its name. mtu: 0 for what the host chooses: the kernel's own, or what tunnels leave of it.
     """
 
     network: str

@@ -131,6 +131,11 @@ class Tunnels:
         self.problems: ChangeLog[Key, tuple[Problem, ...]] = ChangeLog()
 
     @property
+    def own(self) -> Mapping[int, OwnVtep]:
+        """This host's ends of the tunnel, by family."""
+        return self._own.values
+
+    @property
     def ends_count(self) -> int:
         """How many other hosts' ends of the tunnel there are."""
         return len(self._remote)

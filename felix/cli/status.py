@@ -54,6 +54,16 @@ class Bgp(msgspec.Struct, frozen=True):
     sessions: dict[str, str] = {}
 
 
+class Vxlan(msgspec.Struct, frozen=True):
+    """The tunnel. addresses: of this host in it, by family, empty until it has one. hosts: that it leads to, counted
+    once for each family. routes: prefixes of theirs.
+    """
+
+    addresses: dict[str, str] = {}
+    hosts: int = 0
+    routes: int = 0
+
+
 class Status(msgspec.Struct, frozen=True):
     """What `GET /v1/status` answers, as far as people want it.
 
@@ -70,6 +80,7 @@ class Status(msgspec.Struct, frozen=True):
     dataplane: Dataplane = Dataplane()
     endpoints: dict[str, Endpoint] = {}
     bgp: Bgp = Bgp()
+    vxlan: Vxlan = Vxlan()
     problems: tuple[str, ...] = ()
 
 
@@ -114,6 +125,8 @@ def render_status(status: Status) -> Iterator[str]:
     yield f"{'kernel':<10} {_describe_dataplane(status)}"
     yield f"{'endpoints':<10} {_count([one.status for one in status.endpoints.values()]) or 'none on this host'}"
     yield f"{'BGP':<10} {status.bgp.fault or _count(list(status.bgp.sessions.values())) or 'no sessions'}"
+    if status.vxlan.addresses:
+        yield f"{'VXLAN':<10} {_describe_vxlan(status.vxlan)}"
     if status.held:
         yield f"{'held':<10} {status.held}"
     if status.fenced:
@@ -143,6 +156,11 @@ def _describe_dataplane(status: Status) -> str:
     if programmed >= seen:
         return f"programmed as of revision {programmed}"
     return f"programmed as of revision {programmed}, {seen - programmed} revisions behind etcd"
+
+
+def _describe_vxlan(vxlan: Vxlan) -> str:
+    own = ", ".join(address or f"no {family} address yet" for family, address in sorted(vxlan.addresses.items()))
+    return f"{own}; {vxlan.hosts} other ends, {vxlan.routes} prefixes behind them"
 
 
 def _count(states: Sequence[str]) -> str:

@@ -130,6 +130,15 @@ class Metrics:
             "namespace",
             "policy",
         )
+        self.vxlan_remote_ends = declare.gauge(
+            "vxlan_remote_ends", "Other hosts that the VXLAN tunnel leads to, one for each family."
+        )
+        self.vxlan_routes = declare.gauge(
+            "vxlan_routes", "Prefixes at other hosts that pools with vxlanMode lead to, by the tunnel or direct."
+        )
+        self.vxlan_address_errors = declare.count(
+            "vxlan_address_errors", "Attempts to give this host its address in the tunnel that failed."
+        )
         self.endpoint_programming_seconds = declare.histogram(
             "endpoint_programming_seconds",
             "From the arrival of an endpoint's change to the moment the kernel enforces it.",
