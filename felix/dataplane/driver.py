@@ -1,8 +1,8 @@
 """One apply cycle after another: the order in which the families of the dataplane turn desired state into kernel state.
 
     removals of routes ─▶ nft: fill, structure, dispatch ─▶ connections of reassigned addresses ─▶ links
-        ─▶ additions of routes ─▶ nft: cleanup ─▶ connections of other addresses that left
-        ─▶ open connections that are no longer allowed
+        ─▶ tunnels ─▶ additions of routes ─▶ nft: cleanup ─▶ tunnels: what nothing leads to any more
+        ─▶ connections of other addresses that left ─▶ open connections that are no longer allowed
 
 The order is what keeps it safe: a workload is reachable only after its policy stands and its address is rid of what a
 former owner had open, and nothing that is still used is removed. Before desired state is complete (`on_in_sync`) the
@@ -32,11 +32,13 @@ from felix.dataplane.links.types import Link, LinkConfig, LinkEvent, LinkGone, N
 from felix.dataplane.netlink.read import read_program
 from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.types import ApplyResult, Culprit, NftConfig, SetChange
+from felix.dataplane.overlay import TUNNELS, Overlay
 from felix.dataplane.qdiscs.plan import QdiscPlan
 from felix.dataplane.qdiscs.types import TrafficEvent
 from felix.dataplane.routes.plan import RoutePlan
 from felix.dataplane.routes.types import RouteConfig, RouteEvent, RoutePlanned
 from felix.dataplane.serve import KernelNews, KernelPort
+from felix.dataplane.tunnels.types import ItemEvent, TunnelEvent
 from felix.errors import FelixError, KernelRefused
 from felix.model.keys import ResourceKey
 from felix.policy.packet import Packet
@@ -46,7 +48,7 @@ from felix.reconcile.throttle import Throttle
 log = logging.getLogger(__name__)
 
 NFT, ROUTES, LINKS, QDISCS = "nft", "routes", "links", "qdiscs"
-_FAMILIES = (NFT, ROUTES, LINKS)
+_FAMILIES = (NFT, ROUTES, LINKS, TUNNELS)
 _APPLY_INTERVAL_S = 0.005
 _APPLY_BURST = 20
 _SIGN_OF_LIFE_S = 0.5
@@ -119,6 +121,8 @@ class Driver:
         self._board = EndpointBoard(self._nft, self._routes, self._links, self._qdiscs)
         self._hosts = HostInterfaces(config.nft.interface_prefixes)
         self._host_board = HostBoard(self._nft, self._hosts, self.has_interface)
+        self._overlay = Overlay(kernel, self._routes, self._links, self._hosts)
+        self._tunnels = self._overlay.tunnels
         self._nft_needs_read = True
         self._retries: RetryQueue[str] = RetryQueue(BackOff(first_s=0.2, most_s=30.0))
         self._refresh = RefreshIntervals()
@@ -131,7 +135,8 @@ class Driver:
         self._unapplied_since: float | None = None  # arrival of the oldest change that no good cycle has seen
         self._revision = 0
         self._restless_cycles = 0
-        self._shaper_ports: set[int] = set()  # who changed our shapers since the last cycle, and was named
+        self._write_port = 0
+        self._named_ports: set[tuple[str, int]] = set()  # who changed what since the last cycle, and was named
         self._program_by_port: dict[int, str] = {}  # who changed our routes since the last cycle
         self.counts = DriverCounts()
         self.last_progress_at = monotonic_s()
@@ -155,6 +160,10 @@ class Driver:
     def routes_count(self) -> int:
         """How many routes of ours there are, as far as is known."""
         return len(self._routes.routes.believed)
+
+    def find_tunnel_mtu(self) -> int:
+        """Returns the MTU of what passes every tunnel of this host; 0: there is none, or nobody knows yet."""
+        return self._overlay.find_mtu()
 
     def count_unclaimed(self) -> int:
         """Returns how many workload interfaces no endpoint claims; looks at all interfaces."""
@@ -181,10 +190,14 @@ class Driver:
             self._on_foreign_table,
             self._on_qdiscs,
             self._on_addresses,
+            self._on_tunnels,
+            self._tunnels.links,
         )
         port = await self._kernel.open(news)
-        self._routes.write_port = self._links.write_port = self._qdiscs.write_port = port
+        self._routes.write_port = self._links.write_port = self._qdiscs.write_port = self._write_port = port
         await self._read_host()
+        await self._overlay.read()
+        self._note_read(TUNNELS)
         self._nft_needs_read = False  # before the read: what is announced meanwhile asks for another one
         table = await self._kernel.read_table()
         self._note_read(NFT)
@@ -272,6 +285,8 @@ class Driver:
             self._routes.retry_failed()
         if LINKS in due:
             self._links.retry_failed()
+        if TUNNELS in due:
+            self._tunnels.retry_failed()
         for family in [family for family, at in self._refresh_at.items() if at <= now]:
             self._schedule_refresh(family)
             self._forget(family)
@@ -280,7 +295,7 @@ class Driver:
             self._wake.set()
 
     def _schedule_refresh(self, family: str) -> None:
-        interval_s = {NFT: self._refresh.nft_s, ROUTES: self._refresh.routes_s, LINKS: self._refresh.links_s}[family]
+        interval_s = {NFT: self._refresh.nft_s, LINKS: self._refresh.links_s}.get(family, self._refresh.routes_s)
         if interval_s:
             self._refresh_at[family] = monotonic_s() + interval_s * (1.0 + 0.1 * random.random())
         else:
@@ -291,6 +306,8 @@ class Driver:
             self._nft_needs_read = True
         elif family == ROUTES:
             self._routes.mark_unknown()
+        elif family == TUNNELS:
+            self._tunnels.mark_unknown()
         else:
             self._links.mark_unknown()
 
@@ -313,15 +330,37 @@ class Driver:
                     is_news |= event.port != self._links.write_port
                 case SettingEvent():
                     is_news |= not event.is_as_wanted
-        is_settled = self._links.is_settled and self._routes.is_settled and self._qdiscs.is_settled
+        is_settled = (
+            not (is_news and self._overlay.look())
+            and self._links.is_settled
+            and self._routes.is_settled
+            and self._qdiscs.is_settled
+        )
         if self._board.has_link_news() or not self._hosts.is_settled or (is_news and not is_settled):
             self._wake.set()
 
     def _on_addresses(self, events: Sequence[AddressEvent]) -> None:
         for event in events:
             self._hosts.on_address(event)
-        if not self._hosts.is_settled:
+        if self._overlay.look() or not self._hosts.is_settled:
             self._wake.set()
+
+    def _on_tunnels(self, events: Sequence[TunnelEvent]) -> None:
+        for event in events:
+            if self._tunnels.on_event(event):
+                self._wake.set()
+                if isinstance(event, ItemEvent) and event.port != self._write_port:
+                    self._name_culprit(TUNNELS, "what is on a tunnel", event.port)
+        if self._overlay.look():
+            self._wake.set()
+
+    def _name_culprit(self, family: str, what: str, port: int) -> None:
+        """Who has the netlink port is told as having changed something of ours, once until the next cycle."""
+        if port and (family, port) not in self._named_ports:
+            self._named_ports.add((family, port))
+            program = read_program(port)
+            log.warning("%s of ours was changed by %s", what, program or "a program that has ended")
+            self._on_foreign(family, program)
 
     def _on_routes(self, events: Sequence[RouteEvent]) -> None:
         for event in events:
@@ -334,17 +373,14 @@ class Driver:
         for event in events:
             if self._qdiscs.on_event(event):
                 self._wake.set()
-                if event.port and event.port not in self._shaper_ports:
-                    self._shaper_ports.add(event.port)
-                    program = read_program(event.port)
-                    log.warning("a shaper of ours was changed by %s", program or "a program that has ended")
-                    self._on_foreign(QDISCS, program)
+                self._name_culprit(QDISCS, "a shaper", event.port)
 
     def _on_lost(self) -> None:
         self._note_lost(ROUTES)
         log.info("the kernel dropped netlink events: interfaces and routes are read again")
         self._links.mark_unknown()
         self._routes.mark_unknown()
+        self._tunnels.mark_unknown()
         self._wake.set()
 
     def _on_foreign_table(self, culprit: Culprit) -> None:
@@ -389,6 +425,7 @@ class Driver:
 
     async def _run_cycle(self) -> None:
         started_at = monotonic_s()
+        self._named_ports.clear()
         self._tell_culprits()
         self._take_arrived()
         cutting = len(self._cut_waiters)
@@ -397,6 +434,9 @@ class Driver:
             await self._attempt((LINKS, ROUTES), cycle, self._read_links_and_routes)
         if self._nft_needs_read:
             await self._attempt((NFT,), cycle, self._read_nft)
+        if self._tunnels.needs_read:
+            await self._attempt((TUNNELS,), cycle, self._read_tunnels)
+        self._overlay.look()
         self._nft.bind_hosts(self._hosts.pop_bindings())
         await self._attempt((ROUTES,), cycle, self._remove_routes)
         await self._attempt((NFT,), cycle, self._apply_nft)
@@ -406,9 +446,12 @@ class Driver:
             await asyncio.gather(
                 self._attempt((LINKS,), cycle, self._apply_links),
                 self._attempt((QDISCS, LINKS), cycle, self._apply_qdiscs),
+                self._attempt((TUNNELS,), cycle, self._overlay.write),
                 self._attempt((ROUTES,), cycle, self._add_routes),
             )
             await self._attempt((NFT,), cycle, self._clean_nft)
+        if not cycle.failures:
+            await self._attempt((TUNNELS,), cycle, self._overlay.clean)
         if not cycle.failures:  # or what ends the traffic may be missing, and entries would come again
             self._connections.flush_rest()
         if self._revoker is not None and NFT not in cycle.failures and not self._nft_needs_read:
@@ -422,8 +465,10 @@ class Driver:
         cycle.duration_s = monotonic_s() - started_at
         self.counts.cycles += 1
         self._board.report(cycle, monotonic_s())
-        if self._host_board.report(cycle) or (cycle.problems is not None and self._host_board.problems):
-            cycle.problems = {**(cycle.problems or self._board.find_problems()), **self._host_board.problems}
+        is_news = self._host_board.report(cycle) | self._overlay.judge()
+        if is_news or cycle.problems is not None:
+            found = cycle.problems if cycle.problems is not None else self._board.find_problems()
+            cycle.problems = {**found, **self._host_board.problems, **self._overlay.problems}
         self._on_cycle(cycle)
 
     def _tell_culprits(self) -> None:
@@ -456,6 +501,7 @@ class Driver:
                 self._revoker.on_delta(delta, served)
             self._board.on_delta(delta.endpoints, arrived_at)
             self._hosts.on_delta(delta.host_endpoints)
+            self._overlay.on_delta(delta)
 
     async def _attempt(self, families: Sequence[str], cycle: Cycle, step: Callable[[Cycle], Awaitable[None]]) -> None:
         """The step was done, or why not is a failure of its families; one that has failed before is left out."""
@@ -493,6 +539,7 @@ class Driver:
             NFT: self._nft.is_settled and not self._nft_needs_read,
             ROUTES: self._routes.is_settled,
             LINKS: self._links.is_settled,
+            TUNNELS: self._tunnels.is_settled,
         }
         return [family for family in _FAMILIES if not is_settled[family]]
 
@@ -502,6 +549,8 @@ class Driver:
             return f"{len(self._routes.refusal_by_key)} refused, as {key.net}: {refusal.text or int(refusal)}"
         if family == LINKS and self._links.failed_count:
             return "; ".join(self._links.reason_by_interface.values())
+        if family == TUNNELS and self._tunnels.refusals_count:
+            return "; ".join(f"{device}: {reason}" for device, reason in self._tunnels.find_reasons())
         return ""
 
     # --- Reading ---
@@ -530,6 +579,10 @@ class Driver:
         self._hosts.replace_believed(((link.index, link.name) for link in found.links), found.addresses)
         self._note_read(LINKS)
         self._note_read(ROUTES)
+
+    async def _read_tunnels(self, _: Cycle) -> None:
+        await self._overlay.read()
+        self._note_read(TUNNELS)
 
     def _note_read(self, family: str) -> None:
         self.counts.reads_by_family[family] = self.counts.reads_by_family.get(family, 0) + 1
@@ -584,7 +637,6 @@ class Driver:
             cycle.note_writes(ROUTES, sum(answer is None for answer in result.answers))
 
     async def _apply_qdiscs(self, cycle: Cycle) -> None:
-        self._shaper_ports.clear()
         planned = self._qdiscs.plan(may_delete=True)
         if planned:
             result = await self._kernel.apply_qdiscs(planned)
@@ -603,7 +655,7 @@ class Driver:
 
 
 def _without_ipv6(delta: DesiredDelta) -> DesiredDelta:
-    """Returns the delta without IPv6 addresses: what is nobody's source and has no route is dropped."""
+    """Returns the delta without IPv6 addresses and tunnels: what is nobody's source and has no route is dropped."""
     endpoints = {
         key: endpoint
         and replace(
@@ -614,7 +666,14 @@ def _without_ipv6(delta: DesiredDelta) -> DesiredDelta:
         for key, endpoint in delta.endpoints.items()
     }
     blocks = {block: wanted for block, wanted in delta.blocks.items() if block.version == 4}
-    return replace(delta, endpoints=endpoints, blocks=blocks)
+    return replace(
+        delta,
+        endpoints=endpoints,
+        blocks=blocks,
+        own_vteps={version: own for version, own in delta.own_vteps.items() if version == 4},
+        remote_vteps={key: end for key, end in delta.remote_vteps.items() if key[0] == 4},
+        cluster_routes={net: route for net, route in delta.cluster_routes.items() if net.version == 4},
+    )
 
 
 def _without_floating(delta: DesiredDelta) -> DesiredDelta:

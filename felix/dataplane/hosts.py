@@ -124,6 +124,11 @@ class HostInterfaces:
         """Returns the interfaces that are this host endpoint's, ALL_INTERFACES among them."""
         return [name for name in self._interfaces_by_key.get(key, ()) if self._claims.find_winner(name) == key]
 
+    def find_holders(self, address: Net) -> list[str]:
+        """Returns the interfaces that have this address, the oldest first."""
+        indexes = sorted(self._indexes_by_address.get(address, ()))
+        return [self._name_by_index[index] for index in indexes if index in self._name_by_index]
+
     def find_lost_claims(self, key: ResourceKey) -> list[Problem]:
         """Returns what is wrong with the interfaces that this host endpoint claims."""
         endpoint = self._endpoint_by_key[key]

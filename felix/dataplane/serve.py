@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -33,6 +33,7 @@ from felix.dataplane.nft.elements import parse_counters, request_counters
 from felix.dataplane.nft.read import read_table
 from felix.dataplane.nft.types import ApplyResult, CleanupPlan, Count, Culprit, FillPlan, KernelTable, StructurePlan
 from felix.dataplane.nft.watch import NftWatch
+from felix.dataplane.overlay import TunnelPort
 from felix.dataplane.qdiscs.apply import apply_qdiscs
 from felix.dataplane.qdiscs.read import parse_traffic_events, read_qdiscs
 from felix.dataplane.qdiscs.types import QdiscPlanned, QdiscResult, TrafficEvent, TrafficFound
@@ -50,6 +51,9 @@ from felix.dataplane.routes.types import (
 )
 from felix.dataplane.routes.watch import GROUPS as ROUTE_GROUPS
 from felix.dataplane.routes.watch import is_route_datagram
+from felix.dataplane.tunnels.apply import apply_tunnels
+from felix.dataplane.tunnels.read import parse_tunnel_events, read_tunnels
+from felix.dataplane.tunnels.types import TunnelEvent, TunnelPlanned, TunnelResult, TunnelState
 from felix.errors import EnvironmentFault, PeerError
 from felix.model.net import Net
 
@@ -60,8 +64,9 @@ _GROUPS = (*LINK_GROUPS, *ROUTE_GROUPS, *QDISC_GROUPS, *ADDRESS_GROUPS)
 class KernelNews:
     """Who is told what, on the loop's thread; all must be quick.
 
-    on_links, on_routes, on_qdiscs, on_addresses: what one datagram announced, in order. on_lost: some were dropped.
-    on_foreign_table: somebody else changed our table.
+    on_links, on_routes, on_qdiscs, on_addresses, on_tunnels: what one datagram announced, in order. on_lost: some were
+    dropped. on_foreign_table: somebody else changed our table. tunnel_links: interfaces that on_tunnels is for, by
+    index; a live view.
     """
 
     on_links: Callable[[Sequence[LinkEvent]], None]
@@ -70,6 +75,8 @@ class KernelNews:
     on_foreign_table: Callable[[Culprit], None]
     on_qdiscs: Callable[[Sequence[TrafficEvent]], None]
     on_addresses: Callable[[Sequence[AddressEvent]], None]
+    on_tunnels: Callable[[Sequence[TunnelEvent]], None]
+    tunnel_links: Container[int]
 
 
 class HostState(NamedTuple):
@@ -82,7 +89,7 @@ class HostState(NamedTuple):
     addresses: Sequence[AddressEvent] = ()
 
 
-class KernelPort(FlowPort, Protocol):
+class KernelPort(FlowPort, TunnelPort, Protocol):
     """What the driver needs of a kernel: the real one below, or the fake one of the tests.
 
     Each call is one step in a thread; a cancelled caller does not stop what has begun. All but `close`, `flush` and
@@ -184,6 +191,10 @@ class HostKernel:
             )
         )
 
+    async def read_tunnels(self) -> TunnelState:
+        """See KernelPort.read_tunnels."""
+        return await self._netlink.call(read_tunnels)
+
     async def read_learnt_routes(self) -> frozenset[Net]:
         """Returns the destinations of all routes that BIRD has put into the main table."""
         learnt = RouteConfig(protocol=BIRD_PROTOCOL)
@@ -222,6 +233,10 @@ class HostKernel:
         """See KernelPort.apply_qdiscs."""
         return await self._netlink.call(apply_qdiscs, planned)
 
+    async def apply_tunnels(self, planned: TunnelPlanned) -> TunnelResult:
+        """See KernelPort.apply_tunnels."""
+        return await self._netlink.call(apply_tunnels, planned)
+
     async def flush(self, planned: ConntrackPlanned) -> ConntrackResult:
         """See KernelPort.flush."""
         try:
@@ -257,3 +272,5 @@ class HostKernel:
             self._news.on_routes(routes)
         if qdiscs := list(parse_traffic_events(datagram)):
             self._news.on_qdiscs(qdiscs)
+        if tunnels := list(parse_tunnel_events(datagram, self._news.tunnel_links)):
+            self._news.on_tunnels(tunnels)

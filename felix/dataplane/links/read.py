@@ -40,6 +40,7 @@ from felix.model.net import Net
 
 _IFLA_ADDRESS = 1
 _IFLA_IFNAME = 3
+_IFLA_MTU = 4
 _IFLA_OPERSTATE = 16
 _IFF_UP = 1
 _IF_OPER_UNKNOWN = 0  # what kinds without a carrier (tun, dummy) say for ever
@@ -103,7 +104,9 @@ def _parse_link(one: Message) -> Link | LinkGone | None:
     state = payloads.get(_IFLA_OPERSTATE, b"\0")[0]
     is_up = bool(flags & _IFF_UP)
     is_operational = is_up and state in (_IF_OPER_UP, _IF_OPER_UNKNOWN)
-    return Link(index, name, is_up, is_operational, payloads.get(_IFLA_ADDRESS, b""))
+    mtu = payloads.get(_IFLA_MTU, b"")
+    mtu_bytes = int(_NUMBER.unpack(mtu)[0]) if len(mtu) == _NUMBER.size else 0
+    return Link(index, name, is_up, is_operational, payloads.get(_IFLA_ADDRESS, b""), mtu_bytes)
 
 
 def _parse_neighbour(one: Message, config: LinkConfig) -> NeighbourEvent | None:

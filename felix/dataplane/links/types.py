@@ -34,7 +34,7 @@ class Link:
     """One interface as the kernel describes it.
 
     is_up: administratively up: it can hold routes. is_operational: packets can pass too (the other end is up).
-    mac: six bytes, or empty where the kind of interface has none.
+    mac: six bytes, or empty where the kind of interface has none. mtu: bytes of a packet that it takes whole.
     """
 
     index: int
@@ -42,6 +42,7 @@ class Link:
     is_up: bool
     is_operational: bool
     mac: bytes
+    mtu: int = 0
 
 
 @dataclass(frozen=True, slots=True)

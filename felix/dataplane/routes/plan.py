@@ -1,7 +1,8 @@
 """Which routes of this host differ from what is wanted, and what repairs them without a gap.
 
-A route is wanted for every address of a local endpoint whose interface exists and is up, and a blackhole for every own
-block. The kernel drops the routes of an interface that goes down, the IPv4 ones without a word: link events count.
+A route is wanted for every address of a local endpoint whose interface exists and is up, for every prefix of another
+host to which a way is given, and a blackhole for every own block; of several for one prefix, the first of these counts.
+The kernel drops the routes of an interface that goes down, the IPv4 ones without a word: link events count.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from typing import NamedTuple
 from felix.calc.desired import LocalEndpoint
 from felix.dataplane.netlink.message import Refusal
 from felix.dataplane.routes.claims import AddressClaims
+from felix.dataplane.routes.hops import Hops
 from felix.dataplane.routes.types import (
     RTN_BLACKHOLE,
     RTN_UNICAST,
     SCOPE_LINK,
     SCOPE_UNIVERSE,
+    Hop,
     RouteConfig,
     RouteEvent,
     RouteKey,
@@ -56,6 +59,8 @@ class RoutePlan:
         self.write_port = write_port
         self.needs_read = True
         self._claims = AddressClaims()
+        self._hops = Hops()
+        self._blocks: set[Net] = set()
         # A believed value is every route at that key: IPv6 and "append" allow several, and we want exactly one.
         self._routes: DeltaTracker[RouteKey, tuple[RouteValue, ...]] = DeltaTracker()
         self._keys_by_index: dict[int, set[RouteKey]] = {}  # believed routes through each interface
@@ -78,14 +83,21 @@ class RoutePlan:
     ) -> None:
         """These endpoints and blocks are wanted from now on, or not any more (None)."""
         for net in self._claims.on_delta(endpoints):
-            self._settle_address(net)
+            self._settle_net(net)
         for block, wanted in blocks.items():
             if block.is_address:  # it is an endpoint's own route, or nobody's
                 continue
             if wanted:
-                self._want(self._key_of(block), RouteValue(RTN_BLACKHOLE, SCOPE_UNIVERSE, 0))
+                self._blocks.add(block)
             else:
-                self._want(self._key_of(block), None)
+                self._blocks.discard(block)
+            self._settle_net(block)
+
+    def on_hops(self, hops: Mapping[Net, Hop | None]) -> None:
+        """These prefixes of other hosts are reached so from now on, or by no way (None)."""
+        for net, hop in hops.items():
+            self._hops.set_hop(net, hop)
+            self._settle_net(net)
 
     # What is there
 
@@ -172,7 +184,9 @@ class RoutePlan:
         if not self._is_read:
             return ()
         operations: list[RouteOperation] = []
-        for key, (value,) in self._routes.pending_updates():
+        # A gateway is only taken where it can be reached, which a route of ours may be for.
+        updates = sorted(self._routes.pending_updates(), key=lambda update: update[1][0].gateway is not None)
+        for key, (value,) in updates:
             if key in self._refusal_by_key:
                 continue
             believed = self._routes.believed.get(key, ())
@@ -195,6 +209,7 @@ class RoutePlan:
         for operation, refusal in zip(planned, result.answers, strict=True):
             key, value = operation.key, operation.value
             if operation.verb is Verb.DELETE:
+                self.needs_read |= value.is_multipath  # one of several, and which only a read can tell
                 if refusal is None or refusal in _GONE:
                     self._believe_without(key, value)
                 else:
@@ -248,16 +263,30 @@ class RoutePlan:
         return RouteKey(net, self.config.priority4 if net.version == 4 else self.config.priority6)
 
     def _settle_interface(self, name: str) -> None:
-        for net in self._claims.nets_of(name):
-            self._settle_address(net)
+        for net in (*self._claims.nets_of(name), *self._hops.nets_by(name)):
+            self._settle_net(net)
 
-    def _settle_address(self, net: Net) -> None:
+    def _settle_net(self, net: Net) -> None:
+        self._want(self._key_of(net), self._find_wanted(net))
+
+    def _find_wanted(self, net: Net) -> RouteValue | None:
         interface = self._claims.find_interface(net)
-        index = None if interface is None else self._index_by_name.get(interface)
-        value = None
-        if index is not None and self._link_by_index[index].is_up:
-            value = RouteValue(RTN_UNICAST, SCOPE_LINK if net.version == 4 else SCOPE_UNIVERSE, index)
-        self._want(self._key_of(net), value)
+        if interface is not None:
+            index = self._find_up(interface)
+            scope = SCOPE_LINK if net.version == 4 else SCOPE_UNIVERSE
+            return None if index is None else RouteValue(RTN_UNICAST, scope, index)
+        hop = self._hops.find_hop(net)
+        if hop is not None:
+            index = self._find_up(hop.interface)
+            scope = SCOPE_LINK if net.version == 4 and hop.gateway is None else SCOPE_UNIVERSE
+            is_onlink = hop.gateway is not None
+            return None if index is None else RouteValue(RTN_UNICAST, scope, index, (), hop.gateway, is_onlink)
+        return RouteValue(RTN_BLACKHOLE, SCOPE_UNIVERSE, 0) if net in self._blocks else None
+
+    def _find_up(self, interface: str) -> int | None:
+        """Returns the index of the interface of that name, None if there is none or it is down."""
+        index = self._index_by_name.get(interface)
+        return index if index is not None and self._link_by_index[index].is_up else None
 
     def _want(self, key: RouteKey, value: RouteValue | None) -> None:
         self._refusal_by_key.pop(key, None)
@@ -355,6 +384,7 @@ class RoutePlan:
                 self._suspect.add(key)
                 self._lose(key)
             return not self.is_settled
+        self.needs_read |= value.is_multipath
         if not event.is_new:
             # Removed in a shape that was never announced; where somebody else wrote, it may be one of several.
             self.needs_read |= bool(believed) and (value not in believed or key in self._suspect)

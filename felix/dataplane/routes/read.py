@@ -11,11 +11,13 @@ from felix.dataplane.routes.render import (
     AF_INET,
     AF_INET6,
     RTA_DST,
+    RTA_GATEWAY,
     RTA_OIF,
     RTA_PRIORITY,
     RTM_DELROUTE,
     RTM_NEWROUTE,
     RTMSG,
+    RTNH_F_ONLINK,
     render_dump,
     render_question,
 )
@@ -32,7 +34,7 @@ from felix.model.net import Net
 _RTA_CACHEINFO = 12
 _RTA_TABLE = 15
 _RTA_PREF = 20
-_IDENTITY = frozenset({RTA_DST, RTA_OIF, RTA_PRIORITY, _RTA_TABLE, _RTA_CACHEINFO})
+_IDENTITY = frozenset({RTA_DST, RTA_GATEWAY, RTA_OIF, RTA_PRIORITY, _RTA_TABLE, _RTA_CACHEINFO})
 _MEDIUM_PREFERENCE = b"\0"  # the kernel adds it to every IPv6 route
 _RTM_F_CLONED = 0x200
 _TYPE = 7  # of the fields of RTMSG
@@ -107,7 +109,10 @@ def _parse_route(body: bytes, config: RouteConfig) -> tuple[RouteKey, RouteValue
     )
     if source_length:
         extra.append((-1, bytes([source_length])))
-    return RouteKey(destination, _number(payloads, RTA_PRIORITY, 0), tos), RouteValue(kind, scope, index, tuple(extra))
+    packed = payloads.get(RTA_GATEWAY)
+    gateway = None if packed is None else Net(version, int.from_bytes(packed, "big"), len(packed) * 8)
+    value = RouteValue(kind, scope, index, tuple(extra), gateway, bool(flags & RTNH_F_ONLINK))
+    return RouteKey(destination, _number(payloads, RTA_PRIORITY, 0), tos), value
 
 
 def _number(payloads: dict[int, bytes], type_: int, default: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from felix.dataplane.netlink.message import NLM_F_CREATE, NLM_F_REPLACE, message
+from felix.dataplane.netlink.message import NLM_F_CREATE, NLM_F_REPLACE, attribute, message
 from felix.dataplane.routes.types import SCOPE_UNIVERSE, RouteConfig, RouteKey, RouteOperation, RouteValue, Verb
 from felix.model.net import Net
 
@@ -15,7 +15,10 @@ RTM_DELROUTE = 25
 RTM_GETROUTE = 26
 RTA_DST = 1
 RTA_OIF = 4
+RTA_GATEWAY = 5
 RTA_PRIORITY = 6
+
+RTNH_F_ONLINK = 4
 
 RTMSG = struct.Struct("=BBBBBBBBI")  # family dst_len src_len tos table protocol scope type flags
 _DST4 = struct.Struct("=HH4s")
@@ -32,8 +35,8 @@ def render_operation(config: RouteConfig, operation: RouteOperation) -> bytes:
     """Returns one request. A DELETE names protocol, type, scope, metric and interface, so that it hits ours only."""
     body = _render_route(config, operation.key, operation.value)
     if operation.verb is Verb.REPLACE:
-        # One message for both families: it creates, or swaps the route in one step. IPv6 merges same-metric routes
-        # into multipath only with a gateway or NLM_F_APPEND, and ours have neither.
+        # One message for both families: it creates, or swaps the route in one step. Where IPv6 has several of the
+        # metric, it takes the place of one kind: of all those with a gateway, or of the first without.
         return message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body)
     return message(RTM_DELROUTE, 0, body)
 
@@ -53,13 +56,23 @@ def _render_route(config: RouteConfig, key: RouteKey, value: RouteValue) -> byte
     net = key.net
     scope = value.scope if net.version == 4 else SCOPE_UNIVERSE
     header = RTMSG.pack(
-        family_of(net.version), net.length, 0, key.tos, config.table, config.protocol, scope, value.kind, 0
+        family_of(net.version),
+        net.length,
+        0,
+        key.tos,
+        config.table,
+        config.protocol,
+        scope,
+        value.kind,
+        RTNH_F_ONLINK if value.is_onlink else 0,
     )
     parts = [header, _render_destination(net)]
     if key.priority:
         parts.append(_NUMBER.pack(8, RTA_PRIORITY, key.priority))
     if value.interface:
         parts.append(_NUMBER.pack(8, RTA_OIF, value.interface))
+    if value.gateway is not None:
+        parts.append(attribute(RTA_GATEWAY, value.gateway.packed))
     return b"".join(parts)
 
 

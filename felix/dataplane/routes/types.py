@@ -43,14 +43,29 @@ class RouteValue(NamedTuple):
     """Everything else about a route.
 
     kind: RTN_…. scope: RT_SCOPE_…, always 0 for IPv6. interface: its index, 0 for blackholes.
-    extra: attributes that Felix never sets (gateway, source, metrics, ...), as type and payload, sorted; empty in
+    extra: attributes that Felix never sets (source, metrics, ...), as type and payload, sorted; empty in
     every desired route, so whatever somebody added by hand shows as a difference.
+    gateway: None if the destination itself is at the interface. is_onlink: the gateway is there whatever routes say.
     """
 
     kind: int
     scope: int
     interface: int
     extra: tuple[tuple[int, bytes], ...] = ()
+    gateway: Net | None = None
+    is_onlink: bool = False
+
+    @property
+    def is_multipath(self) -> bool:
+        """Whether it has several hops at once, each with an interface of its own."""
+        return self.kind == RTN_UNICAST and not self.interface
+
+
+class Hop(NamedTuple):
+    """The way to another host: by the interface of that name, to `gateway`; None: the destination is there itself."""
+
+    interface: str
+    gateway: Net | None
 
 
 class RouteEvent(NamedTuple):

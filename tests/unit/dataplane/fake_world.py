@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from felix.calc.desired import DesiredDelta, LocalEndpoint
 from felix.clock import monotonic_s
+from felix.dataplane.addresses.types import AddressEvent
 from felix.dataplane.conntrack.plan import ConntrackPlanned
 from felix.dataplane.conntrack.types import ConntrackResult, FlowsRead, OpenFlow
 from felix.dataplane.cycle import Cycle, EndpointCondition
@@ -22,13 +23,15 @@ from felix.dataplane.nft.types import ApplyResult, CleanupPlan, FillPlan, Kernel
 from felix.dataplane.qdiscs.types import QdiscPlanned, QdiscResult, Shaper
 from felix.dataplane.routes.types import RouteEvent, RoutePlanned, RouteResult
 from felix.dataplane.serve import HostState, KernelNews
+from felix.dataplane.tunnels.types import ItemEvent, TunnelPlanned, TunnelResult, TunnelState
 from felix.model.keys import ResourceKey
 from felix.model.net import Net, parse_address
 from tests.model.fake_nft import FakeNft
 from tests.unit.routes.fake_kernel import OWN_PORT, FakeKernel
+from tests.unit.tunnels.fake_kernel import FakeTunnels
 
-WRITES = ("fill", "structure", "cleanup", "routes", "links", "qdiscs", "flush")
-READS = ("read_host", "read_table")
+WRITES = ("fill", "structure", "cleanup", "routes", "links", "qdiscs", "tunnels", "flush")
+READS = ("read_host", "read_table", "read_tunnels")
 
 
 class FakeWorld:
@@ -44,6 +47,9 @@ class FakeWorld:
     def __init__(self) -> None:
         self.nft = FakeNft()
         self.host = FakeKernel()
+        self.tunnels = FakeTunnels()
+        self.addresses: list[AddressEvent] = []
+        self.mtu_by_link: dict[int, int] = {}
         self.steps: list[str] = []
         self.shapers: dict[int, Shaper] = {}
         self.lacks_shapers = False
@@ -88,12 +94,40 @@ class FakeWorld:
             elif event.name is None:
                 self.news.on_links([LinkGone(event.link)])
             else:
-                self.news.on_links([Link(event.link, event.name, event.is_up, event.is_up, b"")])
+                self.news.on_links([self._make_link(event.link, event.name, event.is_up)])
+        while self.tunnels.queue and self.news is not None:
+            told = self.tunnels.queue.popleft()
+            if told.link in self.news.tunnel_links or not isinstance(told, ItemEvent):
+                self.news.on_tunnels([told])
+
+    def move_address(self, link: int, address: Net) -> None:
+        """The address is on that interface, and on no other, and the driver hears of it."""
+        events = [AddressEvent(one.link, address, False) for one in self.addresses if one.address == address]
+        events.append(AddressEvent(link, address, True))
+        self.addresses = [one for one in self.addresses if one.address != address] + events[-1:]
+        if self.news is not None:
+            self.news.on_addresses(events)
+
+    def _make_link(self, index: int, name: str, is_up: bool) -> Link:
+        return Link(index, name, is_up, is_up, b"", self.mtu_by_link.get(index, 1500))
+
+    def _show_devices(self) -> None:
+        """A tunnel's device is an interface as others are."""
+        before = {link for link, (name, _) in self.host.links.items() if name.startswith("vxlan")}
+        shown = {
+            held.link: (name, held.device is None or held.device.is_up) for name, held in self.tunnels.held.items()
+        }
+        for link in before - shown.keys():
+            self.host.set_link(link, None, False)
+        for link, (name, is_up) in shown.items():
+            if self.host.links.get(link) != (name, is_up):
+                self.host.set_link(link, name, is_up)
 
     # --- KernelPort ---
 
     async def open(self, news: KernelNews) -> int:
         self.host.queue.clear()
+        self.tunnels.queue.clear()
         self.news = news
         return OWN_PORT
 
@@ -106,8 +140,12 @@ class FakeWorld:
 
     async def read_host(self) -> HostState:
         await self._begin("read_host")
-        links = [Link(index, name, is_up, is_up, b"") for index, (name, is_up) in self.host.links.items()]
-        return HostState(links, [], self.host.read())
+        links = [self._make_link(index, name, is_up) for index, (name, is_up) in self.host.links.items()]
+        return HostState(links, [], self.host.read(), addresses=list(self.addresses))
+
+    async def read_tunnels(self) -> TunnelState:
+        await self._begin("read_tunnels")
+        return self.tunnels.read()
 
     async def apply_fill(self, plan: FillPlan) -> ApplyResult:
         await self._begin("fill")
@@ -137,6 +175,13 @@ class FakeWorld:
         answer = Refusal(2, "Specified qdisc kind is unknown") if self.lacks_shapers else None
         self.shapers |= dict(planned.shapers) if answer is None else {}
         return QdiscResult(shapers=(answer,) * len(planned.shapers), stale=(None,) * len(planned.stale))
+
+    async def apply_tunnels(self, planned: TunnelPlanned) -> TunnelResult:
+        await self._begin("tunnels")
+        result = self.tunnels.apply(planned)
+        self._show_devices()
+        self.deliver()
+        return result
 
     async def flush(self, planned: ConntrackPlanned) -> ConntrackResult:
         await self._begin("flush")
