@@ -48,19 +48,19 @@ _NUMBER = struct.Struct("=I")
 _PORT = struct.Struct(">H")
 
 
-def render_operation(operation: TunnelOperation) -> bytes:
-    """Returns one request."""
+def render_operation(operation: TunnelOperation) -> list[bytes]:
+    """Returns the requests that carry out one operation, in order; if one is refused, those after it are to be, too."""
     match operation:
         case MakeDevice(version, device):
             return _render_making(version, device)
         case ChangeDevice():
             return _render_change(operation)
-        case RemoveDevice(_, index):
-            return message(RTM_DELLINK, 0, IFINFOMSG.pack(0, 0, index, 0, 0))
-        case PutItem(index, item, worth):
-            return _render_item(index, item, worth)
-        case RemoveItem(index, item):
-            return _render_item_removal(index, item)
+        case RemoveDevice(_, link):
+            return [message(RTM_DELLINK, 0, IFINFOMSG.pack(0, 0, link, 0, 0))]
+        case PutItem(link, item, worth):
+            return [_render_item(link, item, worth)]
+        case RemoveItem(link, item):
+            return [_render_item_removal(link, item)]
         case _:
             assert_never(operation)
 
@@ -81,31 +81,41 @@ def render_item_dumps(index: int) -> list[bytes]:
     ]
 
 
-def _render_making(version: int, device: Device) -> bytes:
+def _render_making(version: int, device: Device) -> list[bytes]:
     """It is bound to no other interface: routes say by which way outer packets go, as for all that the host sends.
 
-    Without an IPv6 address of the kernel's making it asks no routers, and no router's answer counts.
+    The kernel takes no mode for IPv6 addresses from who makes a device, and makes one when it rises, so those are steps
+    of their own. Without such an address it asks no routers, and no router's answer counts.
     """
+    name = attribute(IFLA_IFNAME, DEVICE_BY_VERSION[version].encode() + b"\0")
     parts = [
-        IFINFOMSG.pack(0, 0, 0, IFF_UP, IFF_UP),
-        attribute(IFLA_IFNAME, DEVICE_BY_VERSION[version].encode() + b"\0"),
+        IFINFOMSG.pack(0, 0, 0, 0, 0),
+        name,
         attribute(IFLA_ADDRESS, device.mac),
         _render_linkinfo(
             attribute(VXLAN_ID, _NUMBER.pack(device.vni)),
             attribute(VXLAN_PORT, _PORT.pack(device.port)),
-            attribute(VXLAN_LEARNING, bytes([device.is_learning])),
+            _render_learning(device),
             _render_local(device.local),
         ),
     ]
     if device.mtu:
         parts.append(attribute(IFLA_MTU, _NUMBER.pack(device.mtu)))
+    messages = [message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, b"".join(parts))]
+    # These name what only a VXLAN device takes: whatever else may have the name stays as it is.
+    guard = name + _render_linkinfo(_render_learning(device))
     if version == 6 and not device.makes_addresses:
-        parts.append(_render_address_mode())
-    return message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, b"".join(parts))
+        messages.append(message(RTM_NEWLINK, 0, IFINFOMSG.pack(0, 0, 0, 0, 0) + guard + _render_address_mode()))
+    if device.is_up:
+        messages.append(message(RTM_NEWLINK, 0, IFINFOMSG.pack(0, 0, 0, IFF_UP, IFF_UP) + guard))
+    return messages
 
 
-def _render_change(change: ChangeDevice) -> bytes:
+def _render_change(change: ChangeDevice) -> list[bytes]:
     found, device = change.found, change.device
+    messages = []
+    if found.makes_addresses and not device.makes_addresses:  # before it rises
+        messages.append(message(RTM_NEWLINK, 0, IFINFOMSG.pack(0, 0, change.link, 0, 0) + _render_address_mode()))
     parts = [IFINFOMSG.pack(0, 0, change.link, IFF_UP if device.is_up else 0, IFF_UP)]
     if found.mac != device.mac:
         parts.append(attribute(IFLA_ADDRESS, device.mac))
@@ -115,12 +125,15 @@ def _render_change(change: ChangeDevice) -> bytes:
     if found.local != device.local:
         options.append(_render_local(device.local))
     if found.is_learning != device.is_learning:
-        options.append(attribute(VXLAN_LEARNING, bytes([device.is_learning])))
-    if options:
-        parts.append(_render_linkinfo(*options))
-    if found.makes_addresses and not device.makes_addresses:
-        parts.append(_render_address_mode())
-    return message(RTM_NEWLINK, 0, b"".join(parts))
+        options.append(_render_learning(device))
+    if options:  # not together with an MTU
+        header = IFINFOMSG.pack(0, 0, change.link, 0, 0)
+        messages.append(message(RTM_NEWLINK, 0, header + _render_linkinfo(*options)))
+    return [*messages, message(RTM_NEWLINK, 0, b"".join(parts))]
+
+
+def _render_learning(device: Device) -> bytes:
+    return attribute(VXLAN_LEARNING, bytes([device.is_learning]))
 
 
 def _render_linkinfo(*options: bytes) -> bytes:
@@ -138,10 +151,11 @@ def _render_address_mode() -> bytes:
 
 
 def _render_item(index: int, item: Item, worth: Worth) -> bytes:
-    flags = NLM_F_CREATE | NLM_F_REPLACE
     if item.kind is Kind.ADDRESS:
+        # Not to replace: IPv6 would keep the address as it is, of another prefix, and say that all is well.
         extra = attribute(IFA_FLAGS, _NUMBER.pack(_IFA_F_NOPREFIXROUTE | _IFA_F_NODAD))
-        return message(RTM_NEWADDR, flags, _render_address(index, item) + extra)
+        return message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, _render_address(index, item) + extra)
+    flags = NLM_F_CREATE | NLM_F_REPLACE
     body = _render_neighbour(index, item, NUD_PERMANENT)
     if item.kind is Kind.ENTRY:
         assert isinstance(worth, Net)

@@ -1,8 +1,9 @@
 """The VXLAN devices of a kernel and what is on them, with the habits that matter here; tests/contract/test_tunnels.py
 holds it against the real one.
 
-A device that goes down loses its neighbours and IPv6 addresses. No two devices have the same VNI and port. Entries do
-not say who wrote them. Events wait in a queue until delivered.
+A device that goes down loses its neighbours and IPv6 addresses; one that changes its MAC, its neighbours; one that
+loses its last IPv4 address, its IPv4 neighbours. No two devices have the same VNI and port. Entries do not say who wrote
+them. Events wait in a queue until delivered.
 """
 
 from __future__ import annotations
@@ -99,16 +100,20 @@ class FakeTunnels:
         """The VXLAN device is so; what only a new one can be stays."""
         held = self.held[name]
         assert held.device is not None
+        is_other = held.device.mac != device.mac
         held.device = device._replace(
             vni=held.device.vni, port=held.device.port, bound=held.device.bound, is_plain=held.device.is_plain
         )
         self._announce(name)
+        if not device.is_up or is_other:
+            self._drop(name, Kind.NEIGHBOUR, (4, 6))
         if not device.is_up:
-            for item in list(held.items):
-                is_six = isinstance(item.subject, Net) and item.subject.version == 6
-                if item.kind is Kind.NEIGHBOUR or (item.kind is Kind.ADDRESS and is_six):
-                    self.take(name, item, port=0)
+            self._drop(name, Kind.ADDRESS, (6,))
         return None
+
+    def _drop(self, name: str, kind: Kind, versions: tuple[int, ...]) -> None:
+        for item in _find(self.held[name], kind, versions):
+            self.take(name, item, port=0)
 
     def put(self, name: str, item: Item, worth: Worth, port: int = FOREIGN_PORT) -> Refusal | None:
         """The item is there."""
@@ -118,7 +123,7 @@ class FakeTunnels:
         if item.kind is not Kind.ENTRY and not held.device.is_up:
             return Refusal(100, "network is down")
         is_six = isinstance(item.subject, Net) and item.subject.version == 6
-        if item.kind is Kind.ADDRESS and is_six and any(one[:3] == item[:3] and one != item for one in held.items):
+        if item.kind is Kind.ADDRESS and any(one == item or (is_six and one[:3] == item[:3]) for one in held.items):
             return _EXISTS
         held.items[item] = worth
         self._tell(held, item, worth, True, port)
@@ -133,6 +138,8 @@ class FakeTunnels:
             return _NO_ADDRESS if item.kind is Kind.ADDRESS else _NO_ENTRY
         del held.items[item]
         self._tell(held, item, None, False, port)
+        if item in _find(Held(0, "", None, {item: None}), Kind.ADDRESS, (4,)) and not _find(held, Kind.ADDRESS, (4,)):
+            self._drop(name, Kind.NEIGHBOUR, (4,))
         return None
 
     def apply(self, planned: TunnelPlanned) -> TunnelResult:
@@ -195,6 +202,14 @@ class FakeTunnels:
     def _tell(self, held: Held, item: Item, worth: Worth, is_there: bool, port: int) -> None:
         port = 0 if item.kind is Kind.ENTRY else port
         self.queue.append(ItemEvent(held.link, item, worth, is_there, port))
+
+
+def _find(held: Held, kind: Kind, versions: tuple[int, ...]) -> list[Item]:
+    return [
+        item
+        for item in held.items
+        if item.kind is kind and isinstance(item.subject, Net) and item.subject.version in versions
+    ]
 
 
 def is_concern(plan: TunnelPlan, event: TunnelEvent) -> bool:
