@@ -18,6 +18,7 @@ from felix.model.keys import (
     format_key,
 )
 from felix.model.net import parse_net
+from felix.vtep.plan import handle_of
 
 
 def render_keys() -> str:
@@ -45,7 +46,8 @@ def render_keys() -> str:
         "",
         "## Addresses",
         "",
-        "Claims are read for the blocks of this host, which become blackhole routes and BGP announcements.",
+        "Claims are read for the blocks of this host, which become blackhole routes and BGP announcements; allocations",
+        "for those of other hosts, which VXLAN leads to.",
         "Address management writes block, handle and claim in one transaction.",
         "",
         "| what | key, for the block 192.168.0.64/26 |",
@@ -53,6 +55,8 @@ def render_keys() -> str:
         f"| affinity of a block to a host | `{format_key(AffinityKey('<host>', block))}` |",
         f"| allocations of a block | `{format_key(BlockKey(block))}` |",
         f"| how many addresses of which blocks a container has | `{format_handle_key('<network>.<container>')}` |",
+        f"| the address of a host in the VXLAN tunnel | `{format_handle_key(handle_of('<node>', 4))}`, "
+        f"`{format_handle_key(handle_of('<node>', 6))}` |",
         f"| strict affinity, limit of blocks | `{IPAM_CONFIG}` |",
     ]
     status = StatusKeys("<host>")
