@@ -96,7 +96,7 @@ class RealTunnels:
 Run = Callable[[Callable[[Kernel], None]], None]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def namespace() -> Iterator[Namespace]:
     with private_namespace("tunnel") as namespace:
         yield namespace
@@ -112,8 +112,6 @@ def run(request: pytest.FixtureRequest) -> Run:
         def enter() -> None:
             kernel = RealTunnels()
             try:
-                state = kernel.read()
-                kernel.apply(tuple(RemoveDevice(version, one.link) for version, one in state.devices.items()))
                 body(kernel)
             finally:
                 kernel.close()
@@ -233,7 +231,7 @@ def test_what_cannot_be_is_refused_alone(run: Run) -> None:
         address = Item(Kind.ADDRESS, 6, parse_net(OWN[6]), 64)
         planned = (
             MakeDevice(6, device(6)),
-            MakeDevice(4, device(4, vni=5)),
+            MakeDevice(4, device(4)),
             PutItem(9999, address, None),
             RemoveDevice(4, 9998),
             PutItem(link, address, None),
@@ -394,6 +392,31 @@ def test_interface_of_another_kind_with_the_name_is_left_alone_and_named(namespa
             assert settle(kernel, plan) == 4
             assert list(plan.find_reasons()) == []
             assert "vxlan id 4096" in namespace.ip("-d link show vxlan.calico")
+        finally:
+            kernel.close()
+
+    namespace.run(body)
+
+
+@pytest.mark.fv
+def test_device_of_another_name_in_the_way_is_named_and_waited_for(namespace: Namespace) -> None:
+    namespace.ip("link add other type vxlan id 4096 dstport 4789 local 192.0.2.9 nolearning")
+
+    def body() -> None:
+        kernel = RealTunnels()
+        plan = wanting(4)
+        try:
+            plan.start_read()
+            plan.replace_believed(kernel.read())
+            planned = plan.plan_additions(True)
+            plan.absorb(planned, kernel.apply(planned))
+            assert plan.is_settled
+            assert "VNI already exists" in dict(plan.find_reasons())["vxlan.calico"]
+            namespace.ip("link del other")
+            plan.retry_failed()
+            assert settle(kernel, plan) == 4
+            plan.on_delta({4: None}, {})
+            settle(kernel, plan)
         finally:
             kernel.close()
 

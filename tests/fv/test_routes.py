@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
+from felix.dataplane.routes.types import Hop
 from felix.model.net import parse_net
 from tests.support.desired import endpoint_key, local_endpoint
 from tests.support.kernel import Keeper
@@ -284,5 +285,72 @@ def test_two_thousand_routes_are_planned_and_written_quickly(host: Namespace) ->
         await keeper.settle(lambda: keeper.routes.is_settled)
         assert len(keeper.operations) == 2000
         assert elapsed_s < 1.0, elapsed_s  # 50 ms on a quiet machine; this only catches disasters
+
+    run_kept(host, scenario)
+
+
+WAYS = {
+    "10.3.0.0/26": ("192.0.2.1", "10.3.0.0/26 via 192.0.2.1 dev {} onlink"),
+    "10.1.0.9": ("10.3.0.1", "10.1.0.9 via 10.3.0.1 dev {} onlink"),
+    "fd03::1": (None, "fd03::1 dev {} metric 1024"),
+    "fd03::/122": ("fd03::1", "fd03::/122 via fd03::1 dev {} metric 1024 onlink"),
+}
+
+
+def lead(keeper: Keeper, interface: str) -> None:
+    keeper.routes.on_hops(
+        {parse_net(net): Hop(interface, parse_net(gateway) if gateway else None) for net, (gateway, _) in WAYS.items()}
+    )
+
+
+def ways(interface: str) -> list[str]:
+    return sorted(line.format(interface) for _, line in WAYS.values())
+
+
+def test_ways_to_other_hosts_move_in_one_step_and_are_read_back_as_written(host: Namespace) -> None:
+    async def scenario(keeper: Keeper) -> None:
+        for interface in ("calia", "calib", "calia"):
+            before = len(keeper.operations)
+            lead(keeper, interface)
+            keeper.cycle()
+            assert sorted(shown(host)) == ways(interface)
+            assert [one.verb.value for one in keeper.operations[before:]] == ["replace"] * 4
+            keeper.routes.mark_unknown()
+            keeper.cycle()
+            assert len(keeper.operations) == before + 4
+        want(keeper, "a", "calib", "10.1.0.9", "fd03::1")  # from elsewhere to here, and back
+        keeper.cycle()
+        assert {"10.1.0.9 dev calib scope link", "fd03::1 dev calib metric 1024"} <= set(shown(host))
+        want(keeper, "a", None)
+        keeper.cycle()
+        assert sorted(shown(host)) == ways("calia")
+
+    run_kept(host, scenario)
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "-4 route replace 10.3.0.0/26 via 192.0.2.9 dev calib onlink proto 80",
+        "-4 route replace 10.3.0.0/26 nexthop via 192.0.2.1 dev calia onlink nexthop via 192.0.2.2 dev calib onlink",
+        "-4 route append 10.3.0.0/26 via 192.0.2.9 dev calib onlink proto 80",
+        "-6 route replace fd03::/122 via fd03::1 dev calia onlink proto 80 mtu 1300",
+        "-6 route append fd03::/122 via fd03::7 dev calia onlink proto 80",
+        "-6 route append fd03::/122 dev calib proto 80",
+        "-6 route del fd03::/122 via fd03::1 dev calia",
+        "-6 route replace fd03::/122 dev calib proto 80",
+        "-6 route replace blackhole fd03::/122 proto 80",
+    ],
+)
+def test_way_to_another_host_that_somebody_changed_is_mended(host: Namespace, tampering: str) -> None:
+    async def scenario(keeper: Keeper) -> None:
+        lead(keeper, "calia")
+        keeper.cycle()
+        host.ip(tampering)
+        before = len(keeper.operations)
+        await keeper.settle(lambda: len(keeper.operations) > before and sorted(shown(host)) == ways("calia"), 20.0)
+        await keeper.settle(lambda: keeper.routes.is_settled, 20.0)
+        keeper.read()
+        assert keeper.routes.is_settled
 
     run_kept(host, scenario)

@@ -111,8 +111,8 @@ class FakeWorld:
     def _make_link(self, index: int, name: str, is_up: bool) -> Link:
         return Link(index, name, is_up, is_up, b"", self.mtu_by_link.get(index, 1500))
 
-    def _show_devices(self) -> None:
-        """A tunnel's device is an interface as others are."""
+    def show_devices(self) -> None:
+        """A tunnel's device is an interface as others are; the driver hears of both."""
         before = {link for link, (name, _) in self.host.links.items() if name.startswith("vxlan")}
         shown = {
             held.link: (name, held.device is None or held.device.is_up) for name, held in self.tunnels.held.items()
@@ -122,6 +122,7 @@ class FakeWorld:
         for link, (name, is_up) in shown.items():
             if self.host.links.get(link) != (name, is_up):
                 self.host.set_link(link, name, is_up)
+        self.deliver()
 
     # --- KernelPort ---
 
@@ -179,8 +180,7 @@ class FakeWorld:
     async def apply_tunnels(self, planned: TunnelPlanned) -> TunnelResult:
         await self._begin("tunnels")
         result = self.tunnels.apply(planned)
-        self._show_devices()
-        self.deliver()
+        self.show_devices()
         return result
 
     async def flush(self, planned: ConntrackPlanned) -> ConntrackResult:

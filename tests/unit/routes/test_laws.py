@@ -13,6 +13,7 @@ from felix.dataplane.routes.types import (
     RTN_UNICAST,
     SCOPE_LINK,
     SCOPE_UNIVERSE,
+    Hop,
     RouteConfig,
     RouteKey,
     RoutePlanned,
@@ -29,6 +30,9 @@ ADDRESSES = ["10.1.0.1", "10.1.0.2", "fd01::1", "fd01::2"]
 BLOCKS = st.sampled_from([parse_net(one) for one in ("10.1.0.0/26", "fd01::/122", "10.2.0.1/32")])
 NETS = st.sampled_from([parse_net(one) for one in (*ADDRESSES, "10.9.0.9", "10.1.0.0/26")])
 PRIORITIES = st.sampled_from([0, 1024, 7])
+HOPPED = st.sampled_from(
+    [parse_net(one) for one in ("10.1.0.0/26", "10.3.0.0/26", "fd03::/122", "10.1.0.1", "fd01::2")]
+)
 VALUES = st.builds(
     RouteValue,
     st.just(RTN_UNICAST),
@@ -47,6 +51,7 @@ class RouteLaws(RuleBasedStateMachine):
         self.plan = RoutePlan(RouteConfig(), OWN_PORT)
         self.endpoints: dict[str, LocalEndpoint] = {}
         self.blocks: set[Net] = set()
+        self.hops: dict[Net, Hop] = {}
         self.foreign: list[tuple[RouteKey, Held]] = []
         self.planned: RoutePlanned | None = None
         self.is_applied = False
@@ -60,6 +65,7 @@ class RouteLaws(RuleBasedStateMachine):
         if is_settled:
             self.want_endpoint("a", "calia", ["10.1.0.1", "fd01::1"])
             self.want_endpoint("b", "calib", ["10.1.0.2", "fd01::2"])
+            self.change_hop(parse_net("10.3.0.0/26"), "calia", True)
             self.settle()
 
     @rule(name=NAMES, interface=INTERFACES, addresses=st.lists(st.sampled_from(ADDRESSES), unique=True))
@@ -77,6 +83,14 @@ class RouteLaws(RuleBasedStateMachine):
     def change_block(self, block: Net, is_wanted: bool) -> None:
         (self.blocks.add if is_wanted else self.blocks.discard)(block)
         self.plan.on_delta({}, {block: True if is_wanted else None})
+
+    @rule(net=HOPPED, interface=st.none() | INTERFACES, is_far=st.booleans())
+    def change_hop(self, net: Net, interface: str | None, is_far: bool) -> None:
+        self.hops.pop(net, None)
+        if interface is not None:
+            gateway = parse_net("192.0.2.1" if net.version == 4 else "2001:db8::1")
+            self.hops[net] = Hop(interface, gateway if is_far else None)
+        self.plan.on_hops({net: self.hops.get(net)})
 
     @rule(link=LINKS, name=INTERFACES, is_up=st.booleans())
     def change_link(self, link: int, name: str, is_up: bool) -> None:
@@ -208,8 +222,14 @@ class RouteLaws(RuleBasedStateMachine):
                     scope = SCOPE_LINK if net.version == 4 else SCOPE_UNIVERSE
                     expected[_key(net)] = {RouteValue(RTN_UNICAST, scope, link)}
                 claimed.add(net)
+        for net, hop in self.hops.items():
+            link = link_by_name.get(hop.interface)
+            if net not in claimed and link is not None:
+                scope = SCOPE_LINK if net.version == 4 and hop.gateway is None else SCOPE_UNIVERSE
+                is_onlink = hop.gateway is not None
+                expected[_key(net)] = {RouteValue(RTN_UNICAST, scope, link, (), hop.gateway, is_onlink)}
         for block in self.blocks:
-            if not block.is_address:
+            if not block.is_address and block not in self.hops:
                 expected[_key(block)] = {RouteValue(RTN_BLACKHOLE, SCOPE_UNIVERSE, 0)}
         return expected
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from felix.dataplane.netlink.message import Refusal
 from felix.dataplane.routes.plan import RoutePlan
 from felix.dataplane.routes.types import (
+    RTN_BLACKHOLE,
     RTN_UNICAST,
     SCOPE_LINK,
+    SCOPE_UNIVERSE,
+    Hop,
     RouteConfig,
     RouteEvent,
     RouteKey,
@@ -176,3 +179,55 @@ def test_replace_where_somebody_wrote_too_is_read_back() -> None:
     plan.start_read()
     plan.replace_believed([(KEY, VALUE), (KEY, OTHER)])
     assert plan.plan_additions(True) == (RouteOperation(Verb.DELETE, KEY, OTHER),)
+
+
+# --- Ways to other hosts ---
+
+BLOCK = parse_net("10.3.0.0/26")
+GATEWAY = parse_net("10.3.0.1")
+BY_GATEWAY = RouteValue(RTN_UNICAST, SCOPE_UNIVERSE, 6, (), GATEWAY, True)
+
+
+def test_way_to_another_host_moves_in_one_step_and_comes_back_with_its_interface() -> None:
+    plan = plan_with((KEY, VALUE))
+    key = RouteKey(BLOCK, 0)
+    plan.on_hops({BLOCK: Hop("calib", GATEWAY)})
+    assert plan.plan_additions(True) == (RouteOperation(Verb.REPLACE, key, BY_GATEWAY),)
+    plan.absorb(plan.plan_additions(True), DONE)
+    plan.on_hops({BLOCK: Hop("calia", GATEWAY)})
+    moved = BY_GATEWAY._replace(interface=5)
+    assert plan.plan_removals(True) == ()
+    assert plan.plan_additions(True) == (RouteOperation(Verb.REPLACE, key, moved),)
+    plan.absorb(plan.plan_additions(True), DONE)
+    plan.on_link(5, "calia", False)
+    assert plan.plan_additions(True) == ()
+    plan.on_link(5, "calia", True)
+    assert RouteOperation(Verb.REPLACE, key, moved) in plan.plan_additions(True)
+
+
+def test_own_endpoint_counts_before_a_way_elsewhere_and_that_before_a_blackhole() -> None:
+    plan = plan_with((KEY, VALUE))
+    plan.on_hops({KEY.net: Hop("calib", GATEWAY), BLOCK: Hop("calib", GATEWAY)})
+    plan.on_delta({}, {BLOCK: True})
+    assert plan.plan_additions(True) == (RouteOperation(Verb.REPLACE, RouteKey(BLOCK, 0), BY_GATEWAY),)
+    plan.on_delta({endpoint_key("a"): None}, {})
+    plan.on_hops({BLOCK: None})
+    blackhole = RouteValue(RTN_BLACKHOLE, SCOPE_UNIVERSE, 0)
+    assert set(plan.plan_additions(True)) == {
+        RouteOperation(Verb.REPLACE, KEY, BY_GATEWAY),
+        RouteOperation(Verb.REPLACE, RouteKey(BLOCK, 0), blackhole),
+    }
+
+
+def test_route_to_a_gateway_is_written_before_routes_by_it() -> None:
+    plan = plan_with((KEY, VALUE))
+    gateway = parse_net("fd03::1")
+    plan.on_hops({parse_net("fd03::/122"): Hop("calib", gateway), gateway: Hop("calib", None)})
+    assert [operation.key.net for operation in plan.plan_additions(True)] == [gateway, parse_net("fd03::/122")]
+
+
+def test_route_with_several_hops_is_read_back_before_it_is_mended() -> None:
+    plan = plan_with((KEY, VALUE))
+    several = RouteValue(RTN_UNICAST, SCOPE_LINK, 0, ((9, b"two"),))
+    assert plan.on_route(RouteEvent(True, False, True, 9, KEY, several))
+    assert plan.needs_read

@@ -2,8 +2,8 @@
 holds it against the real one.
 
 A device that goes down loses its neighbours and IPv6 addresses; one that changes its MAC, its neighbours; one that
-loses its last IPv4 address, its IPv4 neighbours. No two devices have the same VNI and port. Entries do not say who wrote
-them. Events wait in a queue until delivered.
+loses its last IPv4 address, its IPv4 neighbours. No two devices of a family have one VNI and port. Entries do not say
+who wrote them. Events wait in a queue until delivered.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class FakeTunnels:
 
     def make(self, name: str, device: Device | None, kind: str = "vxlan") -> Refusal | None:
         """There is such an interface."""
-        ids = [one.device[:2] for one in self.held.values() if one.device is not None]
-        if name in self.held or (device is not None and device[:2] in ids):
+        ids = [_identify(one.device) for one in self.held.values() if one.device is not None]
+        if name in self.held or (device is not None and _identify(device) in ids):
             return _EXISTS
         if device is not None and not device.mtu:
             device = device._replace(mtu=DEFAULT_MTU)
@@ -202,6 +202,10 @@ class FakeTunnels:
     def _tell(self, held: Held, item: Item, worth: Worth, is_there: bool, port: int) -> None:
         port = 0 if item.kind is Kind.ENTRY else port
         self.queue.append(ItemEvent(held.link, item, worth, is_there, port))
+
+
+def _identify(device: Device) -> tuple[int, int, int]:
+    return device.vni, device.port, 4 if device.local is None else device.local.version
 
 
 def _find(held: Held, kind: Kind, versions: tuple[int, ...]) -> list[Item]:

@@ -352,4 +352,4 @@ def _is_others_address(version: int, item: Item) -> bool:
 
 
 TestTunnelLaws = TunnelLaws.TestCase
-TestTunnelLaws.settings = settings(max_examples=250, stateful_step_count=30, deadline=None)
+TestTunnelLaws.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
