@@ -15,6 +15,7 @@ from felix.attach.index import AttachmentIndex
 from felix.attach.lease import AddressLeases
 from felix.attach.serve import AttachRoutes
 from felix.attach.sweep import Cleaner
+from felix.attach.veth import MTU_LEAST_IPV6
 from felix.attach.watch import EnforcementWatch, Gate, Look
 from felix.config.table import Settings
 from felix.ipam.read import Store
@@ -58,7 +59,10 @@ class AttachParts:
         self.routes = AttachRoutes(self.service, self.leases, self.cleaner, ports.on_refusal)
 
     def set_mtu(self, mtu: int) -> None:
-        """Containers that ask for no MTU get this one from now on; 0: the kernel's own."""
+        """Containers that ask for no MTU get this one from now on, but never less than IPv6 can do with; 0: the kernel's
+        own.
+        """
+        mtu = max(mtu, MTU_LEAST_IPV6) if mtu else 0
         if self.service.place.mtu != mtu:
             self.service.place = self.service.place._replace(mtu=mtu)
 

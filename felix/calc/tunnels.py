@@ -121,6 +121,7 @@ class Tunnels:
         self._dirty_nets: dict[Net, None] = {}
         self._has_new_pools = False
         self._wish: dict[int, TunnelWish] = {}
+        self._is_wish_due = True
         self._own: ChangeLog[int, OwnVtep] = ChangeLog()
         self._remote: ChangeLog[End, RemoteVtep] = ChangeLog()
         self._routes: ChangeLog[Net, ClusterRoute] = ChangeLog()
@@ -149,7 +150,7 @@ class Tunnels:
         """These settings count from now on."""
         if settings != self._settings:
             self._settings = settings
-            self._has_new_pools = True
+            self._has_new_pools = self._is_wish_due = True
 
     def set_pool(self, key: ResourceKey, record: IPPool | None) -> None:
         """The pool is so from now on; None: there is none that can be used."""
@@ -164,7 +165,7 @@ class Tunnels:
             self._pools.setdefault(pool.net, {})[key] = pool
         if pool == before:
             return
-        self._has_new_pools = True
+        self._has_new_pools = self._is_wish_due = True
         for one in filter(None, (before, pool)):
             self._dirty_nets.update(dict.fromkeys(self._find_inside(one.net)))
 
@@ -180,6 +181,7 @@ class Tunnels:
             if problems:
                 self._said_by_node[name] = problems
         if name == self._hostname:
+            self._is_wish_due = True
             self._own_fields = _read_own_fields(record) if record is not None else {}
             self._own_labels = record.metadata.labels if record is not None else {}
         for index, family in enumerate(FAMILIES):
@@ -223,7 +225,10 @@ class Tunnels:
             self._peers_delta = MemberDelta()
 
     def pop_wishes(self) -> dict[int, TunnelWish] | None:
-        """Returns by family what this host's node is to say, or None if that is as it was at the last call."""
+        """Returns by family what this host's node is to say, as of the last flush; None: as it was at the last call."""
+        if not self._is_wish_due:
+            return None
+        self._is_wish_due = False
         wishes = {family: self._make_wish(family) for family in FAMILIES}
         if wishes == self._wish:
             return None

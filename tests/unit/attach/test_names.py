@@ -185,6 +185,12 @@ def test_request_that_cannot_be_meant_is_refused_with_its_field(fields: dict[str
     assert refused.value.code is Code.INVALID
 
 
+def test_container_that_asks_for_no_mtu_gets_what_the_host_chooses() -> None:
+    place = PLACE._replace(mtu=1430)
+    assert (check_attach(make(), place).mtu, check_attach(make(mtu=1300), place).mtu) == (1430, 1300)
+    assert check_attach(make(), PLACE).mtu == 0
+
+
 def test_ipv6_on_a_host_without_it_is_refused() -> None:
     with pytest.raises(Refusal, match="no IPv6"):
         check_attach(make(ipv6=1), PLACE._replace(has_ipv6=False))

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from felix.__main__ import main
-from felix.cli.status import Bgp, Dataplane, Datastore, Endpoint, Status, render_status
+from felix.cli.status import Bgp, Dataplane, Datastore, Endpoint, Status, Vxlan, render_status
 from felix.config.exits import ExitCode
 from felix.obs.serve import serve_local_api
 
@@ -73,6 +74,12 @@ def test_status_tells_that_the_host_was_given_up_and_that_its_agent_collects() -
         "fenced     h1 was given up as lost; it has to clean up before it takes part again",
         "collector  this agent collects leaked addresses and lost hosts",
     ]
+
+
+def test_status_tells_of_a_tunnel_only_where_there_is_one() -> None:
+    vxlan = Vxlan({"IPv6": "", "IPv4": "192.168.1.1"}, hosts=3, routes=5)
+    lines = list(render_status(structs.replace(WELL, vxlan=vxlan)))
+    assert "VXLAN      192.168.1.1, no IPv6 address yet; 3 other ends, 5 prefixes behind them" in lines
 
 
 def test_status_of_an_empty_host_says_that_there_is_nothing() -> None:

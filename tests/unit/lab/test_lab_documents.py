@@ -23,6 +23,14 @@ def test_host_addresses_of_two_hosts_share_nothing() -> None:
     assert (str(first.block_v6), str(second.block_v6)) == ("fd00:192:168::1:0/122", "fd00:192:168::2:0/122")
 
 
+def test_hosts_that_are_apart_are_in_two_subnets() -> None:
+    first, second, third = (names.host_addresses(number, is_apart=True) for number in (1, 2, 3))
+
+    assert (first, third) == (names.host_addresses(1), names.host_addresses(3))
+    assert (second.ipv4, second.ipv6, second.subnet) == ("10.0.1.2", "fd00:11::2", names.FAR)
+    assert second.block_v4 == names.host_addresses(2).block_v4
+
+
 @pytest.mark.parametrize("name", ["", "Demo", "a-b", "1a", "../x", "a" * 25])
 def test_lab_name_that_would_blur_prefixes_is_refused(name: str) -> None:
     with pytest.raises(DataError, match="lab name"):
