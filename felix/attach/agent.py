@@ -59,9 +59,7 @@ class AttachParts:
         self.routes = AttachRoutes(self.service, self.leases, self.cleaner, ports.on_refusal)
 
     def set_mtu(self, mtu: int) -> None:
-        """Containers that ask for no MTU get this one from now on, but never less than IPv6 can do with; 0: the kernel's
-        own.
-        """
+        """Containers that ask for no MTU get this one from now on, but no less than IPv6 needs; 0: the kernel's own."""
         mtu = max(mtu, MTU_LEAST_IPV6) if mtu else 0
         if self.service.place.mtu != mtu:
             self.service.place = self.service.place._replace(mtu=mtu)

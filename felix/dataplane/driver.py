@@ -38,7 +38,7 @@ from felix.dataplane.qdiscs.types import TrafficEvent
 from felix.dataplane.routes.plan import RoutePlan
 from felix.dataplane.routes.types import RouteConfig, RouteEvent, RoutePlanned
 from felix.dataplane.serve import KernelNews, KernelPort
-from felix.dataplane.tunnels.types import ItemEvent, TunnelEvent
+from felix.dataplane.tunnels.types import ItemEvent, TunnelEvent, TunnelPlanned
 from felix.errors import FelixError, KernelRefused
 from felix.model.keys import ResourceKey
 from felix.policy.packet import Packet
@@ -121,7 +121,7 @@ class Driver:
         self._board = EndpointBoard(self._nft, self._routes, self._links, self._qdiscs)
         self._hosts = HostInterfaces(config.nft.interface_prefixes)
         self._host_board = HostBoard(self._nft, self._hosts, self.has_interface)
-        self._overlay = Overlay(kernel, self._routes, self._links, self._hosts)
+        self._overlay = Overlay(self._routes, self._links, self._hosts)
         self._tunnels = self._overlay.tunnels
         self._nft_needs_read = True
         self._retries: RetryQueue[str] = RetryQueue(BackOff(first_s=0.2, most_s=30.0))
@@ -196,8 +196,7 @@ class Driver:
         port = await self._kernel.open(news)
         self._routes.write_port = self._links.write_port = self._qdiscs.write_port = self._write_port = port
         await self._read_host()
-        await self._overlay.read()
-        self._note_read(TUNNELS)
+        await self._read_tunnels(Cycle())
         self._nft_needs_read = False  # before the read: what is announced meanwhile asks for another one
         table = await self._kernel.read_table()
         self._note_read(NFT)
@@ -446,12 +445,12 @@ class Driver:
             await asyncio.gather(
                 self._attempt((LINKS,), cycle, self._apply_links),
                 self._attempt((QDISCS, LINKS), cycle, self._apply_qdiscs),
-                self._attempt((TUNNELS,), cycle, self._overlay.write),
+                self._attempt((TUNNELS,), cycle, self._write_tunnels),
                 self._attempt((ROUTES,), cycle, self._add_routes),
             )
             await self._attempt((NFT,), cycle, self._clean_nft)
         if not cycle.failures:
-            await self._attempt((TUNNELS,), cycle, self._overlay.clean)
+            await self._attempt((TUNNELS,), cycle, self._clean_tunnels)
         if not cycle.failures:  # or what ends the traffic may be missing, and entries would come again
             self._connections.flush_rest()
         if self._revoker is not None and NFT not in cycle.failures and not self._nft_needs_read:
@@ -581,7 +580,8 @@ class Driver:
         self._note_read(ROUTES)
 
     async def _read_tunnels(self, _: Cycle) -> None:
-        await self._overlay.read()
+        self._tunnels.start_read()
+        self._tunnels.replace_believed(await self._kernel.read_tunnels())
         self._note_read(TUNNELS)
 
     def _note_read(self, family: str) -> None:
@@ -635,6 +635,18 @@ class Driver:
             result = await self._kernel.apply_routes(planned)
             self._routes.absorb(planned, result)
             cycle.note_writes(ROUTES, sum(answer is None for answer in result.answers))
+
+    async def _write_tunnels(self, cycle: Cycle) -> None:
+        await self._apply_tunnels(self._tunnels.plan_additions(may_delete=True), cycle)
+
+    async def _clean_tunnels(self, cycle: Cycle) -> None:
+        await self._apply_tunnels(self._tunnels.plan_removals(may_delete=True), cycle)
+
+    async def _apply_tunnels(self, planned: TunnelPlanned, cycle: Cycle) -> None:
+        if planned:
+            result = await self._kernel.apply_tunnels(planned)
+            self._tunnels.absorb(planned, result)
+            cycle.note_writes(TUNNELS, sum(answer is None for answer in result.answers))
 
     async def _apply_qdiscs(self, cycle: Cycle) -> None:
         planned = self._qdiscs.plan(may_delete=True)

@@ -1,4 +1,4 @@
-"""What leads to other hosts beside BIRD's routes: VXLAN tunnels, and hosts of the same subnet.
+"""What leads to other hosts beside BIRD's routes: VXLAN tunnels, and hosts of the same subnet. Pure.
 
 Here meet those who know a part of it: the tunnels their devices, the links their MTU, the addresses which interface has
 this host's own, and the routes what is reached by which.
@@ -7,17 +7,15 @@ this host's own, and the routes what is reached by which.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
 
 from felix.calc.desired import ClusterRoute, DesiredDelta, OwnVtep
-from felix.dataplane.cycle import Cycle
 from felix.dataplane.hosts import HostInterfaces
 from felix.dataplane.links.plan import LinkPlan
 from felix.dataplane.links.types import Link
 from felix.dataplane.routes.plan import RoutePlan
 from felix.dataplane.routes.types import Hop
 from felix.dataplane.tunnels.plan import TunnelPlan
-from felix.dataplane.tunnels.types import ADDED_BYTES, DEVICE_BY_VERSION, Parent, TunnelPlanned, TunnelResult, TunnelState
+from felix.dataplane.tunnels.types import ADDED_BYTES, DEVICE_BY_VERSION, Parent
 from felix.errors import Problem
 from felix.model.keys import ResourceKey
 from felix.model.net import Net
@@ -25,21 +23,10 @@ from felix.model.net import Net
 TUNNELS = "tunnels"
 
 
-class TunnelPort(Protocol):
-    """What is needed of a kernel; both raise FelixError or OSError when it is not known what became of it."""
-
-    async def read_tunnels(self) -> TunnelState:
-        """See `tunnels.read.read_tunnels`."""
-
-    async def apply_tunnels(self, planned: TunnelPlanned) -> TunnelResult:
-        """See `tunnels.apply.apply_tunnels`."""
-
-
 class Overlay:
     """The ways to other hosts, and what is wrong with them. It tells the plan of the routes by which hop each leads."""
 
-    def __init__(self, kernel: TunnelPort, routes: RoutePlan, links: LinkPlan, hosts: HostInterfaces) -> None:
-        self._kernel = kernel
+    def __init__(self, routes: RoutePlan, links: LinkPlan, hosts: HostInterfaces) -> None:
         self.tunnels = TunnelPlan()
         self._routes = routes
         self._links = links
@@ -96,27 +83,6 @@ class Overlay:
         is_news = problems != self._problems
         self._problems = problems
         return is_news
-
-    # Steps of a cycle
-
-    async def read(self) -> None:
-        """Devices and what is on them are as read; what is announced meanwhile is told on top."""
-        self.tunnels.start_read()
-        self.tunnels.replace_believed(await self._kernel.read_tunnels())
-
-    async def write(self, cycle: Cycle) -> None:
-        """Devices, and what routes need on them, are there."""
-        await self._apply(self.tunnels.plan_additions(may_delete=True), cycle)
-
-    async def clean(self, cycle: Cycle) -> None:
-        """What nobody wants is gone; to be called when no route leads there any more."""
-        await self._apply(self.tunnels.plan_removals(may_delete=True), cycle)
-
-    async def _apply(self, planned: TunnelPlanned, cycle: Cycle) -> None:
-        if planned:
-            result = await self._kernel.apply_tunnels(planned)
-            self.tunnels.absorb(planned, result)
-            cycle.note_writes(TUNNELS, sum(answer is None for answer in result.answers))
 
     # Ways
 

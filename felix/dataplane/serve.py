@@ -33,7 +33,6 @@ from felix.dataplane.nft.elements import parse_counters, request_counters
 from felix.dataplane.nft.read import read_table
 from felix.dataplane.nft.types import ApplyResult, CleanupPlan, Count, Culprit, FillPlan, KernelTable, StructurePlan
 from felix.dataplane.nft.watch import NftWatch
-from felix.dataplane.overlay import TunnelPort
 from felix.dataplane.qdiscs.apply import apply_qdiscs
 from felix.dataplane.qdiscs.read import parse_traffic_events, read_qdiscs
 from felix.dataplane.qdiscs.types import QdiscPlanned, QdiscResult, TrafficEvent, TrafficFound
@@ -89,7 +88,7 @@ class HostState(NamedTuple):
     addresses: Sequence[AddressEvent] = ()
 
 
-class KernelPort(FlowPort, TunnelPort, Protocol):
+class KernelPort(FlowPort, Protocol):
     """What the driver needs of a kernel: the real one below, or the fake one of the tests.
 
     Each call is one step in a thread; a cancelled caller does not stop what has begun. All but `close`, `flush` and
@@ -125,6 +124,12 @@ class KernelPort(FlowPort, TunnelPort, Protocol):
 
     async def apply_qdiscs(self, planned: QdiscPlanned) -> QdiscResult:
         """See `qdiscs.apply.apply_qdiscs`."""
+
+    async def read_tunnels(self) -> TunnelState:
+        """See `tunnels.read.read_tunnels`."""
+
+    async def apply_tunnels(self, planned: TunnelPlanned) -> TunnelResult:
+        """See `tunnels.apply.apply_tunnels`."""
 
     async def flush(self, planned: ConntrackPlanned) -> ConntrackResult:
         """See `conntrack.apply.apply_conntrack`; raises nothing."""
