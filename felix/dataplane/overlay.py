@@ -56,18 +56,19 @@ class Overlay:
         self.look()
 
     def look(self) -> bool:
-        """The plans know where this host's own addresses are, and which interfaces lead to others; returns whether that
-        leaves something to do. To be called after any news of links, addresses or devices.
+        """The plans know where this host's own addresses are, and which interfaces lead to others; returns whether news
+        of that leave something to do. To be called after any news of links, addresses or devices.
         """
+        has_moved = False
         for version in DEVICE_BY_VERSION:
             link = self._find_parent(version)
-            self.tunnels.on_parent(version, None if link is None else Parent(link.index, link.mtu))
+            has_moved |= self.tunnels.on_parent(version, None if link is None else Parent(link.index, link.mtu))
             self._open_way(version, True, None if link is None else link.name)
             self._open_way(version, False, DEVICE_BY_VERSION[version] if self.tunnels.has_device(version) else None)
         touched, self._touched = self._touched, {}
         if touched:
             self._routes.on_hops({net: self._find_hop(net) for net in touched})
-        return not self.tunnels.is_settled or (bool(touched) and not self._routes.is_settled)
+        return (has_moved and not self.tunnels.is_settled) or (bool(touched) and not self._routes.is_settled)
 
     def find_mtu(self) -> int:
         """Returns the MTU of what passes every tunnel of this host; 0: there is none, or nobody knows yet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -75,7 +75,7 @@ class KernelNews:
     on_qdiscs: Callable[[Sequence[TrafficEvent]], None]
     on_addresses: Callable[[Sequence[AddressEvent]], None]
     on_tunnels: Callable[[Sequence[TunnelEvent]], None]
-    tunnel_links: Container[int]
+    tunnel_links: Collection[int]
 
 
 class HostState(NamedTuple):

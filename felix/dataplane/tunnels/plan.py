@@ -6,7 +6,7 @@ what went with it, or did not, the kernel says in part only.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import assert_never
 
@@ -14,6 +14,7 @@ from felix.calc.claims import Claims
 from felix.calc.desired import OwnVtep, RemoteVtep
 from felix.dataplane.netlink.message import Refusal
 from felix.dataplane.tunnels.types import (
+    ADDED_BYTES,
     DEVICE_BY_VERSION,
     VERSION_BY_DEVICE,
     ChangeDevice,
@@ -40,7 +41,6 @@ from felix.reconcile.delta import DeltaTracker
 
 _GONE = frozenset({2, 3, 6, 19, 99})  # ENOENT, ESRCH, ENXIO, ENODEV, EADDRNOTAVAIL: nothing left to remove
 _MTU_LEAST_BYTES = 68  # of IPv4; no interface has less
-_ADDED_BYTES = {4: 50, 6: 70}  # by the tunnel, to each packet
 
 
 class TunnelPlan:
@@ -90,18 +90,21 @@ class TunnelPlan:
         for key in touched:
             self._settle_remote(key)
 
-    def on_parent(self, version: int, parent: Parent | None) -> None:
-        """The own address of that family is on this interface now, None: on none."""
+    def on_parent(self, version: int, parent: Parent | None) -> bool:
+        """The own address of that family is on this interface now, None: on none. Returns whether that is news."""
+        if self._parent_by_version.get(version) == parent:
+            return False
+        self._refusal_by_subject.pop(version, None)
         if parent is None:
-            self._parent_by_version.pop(version, None)
-        elif self._parent_by_version.get(version) != parent:
+            del self._parent_by_version[version]
+        else:
             self._parent_by_version[version] = parent
-            self._refusal_by_subject.pop(version, None)
+        return True
 
     # What is there
 
     @property
-    def links(self) -> Container[int]:
+    def links(self) -> Collection[int]:
         """The indexes of what has the names of our devices; a live view."""
         return self._version_by_index.keys()
 
@@ -299,7 +302,7 @@ class TunnelPlan:
     def _make_wanted(self, version: int, found: Device | None) -> Device:
         """Where the wish leaves something open, what is found will do."""
         own, parent = self._own_by_version[version], self._parent_by_version.get(version)
-        mtu = own.mtu or (max(parent.mtu - _ADDED_BYTES[version], _MTU_LEAST_BYTES) if parent else 0)
+        mtu = own.mtu or (max(parent.mtu - ADDED_BYTES[version], _MTU_LEAST_BYTES) if parent else 0)
         bound = found.bound if found is not None and (parent is None or found.bound == parent.link) else 0
         return Device(
             vni=own.vni,

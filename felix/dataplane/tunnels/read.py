@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Iterator
 
 from felix.dataplane.netlink.apply import NetlinkSocket
-from felix.dataplane.netlink.message import Message, parse_attributes, parse_messages
+from felix.dataplane.netlink.message import HEADER, Message, parse_attributes, parse_messages
 from felix.dataplane.tunnels.render import (
     ADDR_GEN_MODE_NONE,
     AF_BRIDGE,
@@ -73,10 +73,9 @@ _NUMBER = struct.Struct("=I")
 _INDEX = struct.Struct("=i")
 _PORT = struct.Struct(">H")
 _VERSION_BY_BYTES = {4: 4, 16: 6}
-_LINK_TYPES, _ITEM_TYPES = (
-    (RTM_NEWLINK, RTM_DELLINK),
-    (RTM_NEWADDR, RTM_DELADDR, RTM_NEWNEIGH, RTM_DELNEIGH),
-)
+_LINK_TYPES = (RTM_NEWLINK, RTM_DELLINK)
+_ITEM_TYPES = (RTM_NEWADDR, RTM_DELADDR, RTM_NEWNEIGH, RTM_DELNEIGH)
+_TYPES = frozenset((*_LINK_TYPES, *_ITEM_TYPES))
 
 
 def read_tunnels(socket: NetlinkSocket) -> TunnelState:
@@ -105,11 +104,15 @@ def read_tunnels(socket: NetlinkSocket) -> TunnelState:
     return TunnelState(devices, items)
 
 
-def parse_tunnel_events(datagram: bytes, links: Container[int]) -> Iterator[TunnelEvent]:
+def parse_tunnel_events(datagram: bytes, links: Collection[int]) -> Iterator[TunnelEvent]:
     """Yields what a datagram says about devices of our names, and about the interfaces `links`; all else costs a look
-    at its header.
+    at its header. A datagram is about one kind of thing.
     """
+    if len(datagram) < HEADER.size or HEADER.unpack_from(datagram)[1] not in _TYPES:
+        return
     has_name = _NAME_HINT in datagram
+    if not has_name and not links:
+        return
     for one in parse_messages(datagram):
         if len(one.body) < INDEX_OFFSET + _INDEX.size:
             continue
