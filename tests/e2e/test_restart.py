@@ -15,7 +15,7 @@ from felix.lab.place import wait_until
 from felix.lab.probe import echo
 from tests.support.e2e import Monitor, guarded_profile, log_count, metric, open_profile, problems, stream, wait_up
 
-pytestmark = pytest.mark.fv
+pytestmark = [pytest.mark.fv, pytest.mark.alone]
 
 _RESTARTS = [signal.SIGTERM, signal.SIGKILL] * 5
 

@@ -284,7 +284,7 @@ def test_two_thousand_routes_are_planned_and_written_quickly(host: Namespace) ->
         assert len(shown(host)) == 2000
         await keeper.settle(lambda: keeper.routes.is_settled)
         assert len(keeper.operations) == 2000
-        assert elapsed_s < 1.0, elapsed_s  # 50 ms on a quiet machine; this only catches disasters
+        assert elapsed_s < 10.0, elapsed_s  # 50 ms on a quiet machine; this only catches disasters
 
     run_kept(host, scenario)
 
