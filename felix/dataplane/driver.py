@@ -117,7 +117,13 @@ class Driver:
         self._qdiscs = QdiscPlan()
         self._revoker: Revoker | None = None
         if config.revokes:
-            self._revoker = Revoker(kernel, self._nft.verdicts.is_allowed, self._cut, self._on_revoked)
+            self._revoker = Revoker(
+                kernel,
+                self._nft.verdicts,
+                self._cut,
+                self._on_revoked,
+                allows_spoofing=config.nft.allows_spoofing,
+            )
         self._board = EndpointBoard(self._nft, self._routes, self._links, self._qdiscs)
         self._hosts = HostInterfaces(config.nft.interface_prefixes)
         self._host_board = HostBoard(self._nft, self._hosts, self.has_interface)
@@ -436,7 +442,10 @@ class Driver:
         if self._tunnels.needs_read:
             await self._attempt((TUNNELS,), cycle, self._read_tunnels)
         self._overlay.look()
-        self._nft.bind_hosts(self._hosts.pop_bindings())
+        bindings, refusals = self._hosts.pop_bindings(), self._nft.problems_version
+        self._nft.bind_hosts(bindings)
+        if self._revoker is not None:
+            self._revoker.on_hosts(bindings)
         await self._attempt((ROUTES,), cycle, self._remove_routes)
         await self._attempt((NFT,), cycle, self._apply_nft)
         if NFT not in cycle.failures:  # a route opens a way, so the gate must stand
@@ -454,6 +463,8 @@ class Driver:
         if not cycle.failures:  # or what ends the traffic may be missing, and entries would come again
             self._connections.flush_rest()
         if self._revoker is not None and NFT not in cycle.failures and not self._nft_needs_read:
+            if self._nft.problems_version != refusals:
+                self._revoker.note_all()  # what was open by rules that the kernel then refused
             self._revoker.on_applied()
         if NFT not in cycle.failures:
             self._release_cuts(cutting)

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from felix.dataplane.addresses.read import parse_address_events, read_addresses
 from felix.dataplane.addresses.types import AddressEvent
 from felix.dataplane.addresses.watch import GROUPS as ADDRESS_GROUPS
-from felix.dataplane.conntrack.apply import apply_conntrack, find_flows, remove_flows
+from felix.dataplane.conntrack.apply import apply_conntrack, count_flows, find_flows, find_part, remove_flows
 from felix.dataplane.conntrack.plan import ConntrackPlanned
 from felix.dataplane.conntrack.types import ConntrackResult, FlowsRead, OpenFlow
 from felix.dataplane.conntrack.watch import FlowPort
@@ -38,7 +38,7 @@ from felix.dataplane.qdiscs.read import parse_traffic_events, read_qdiscs
 from felix.dataplane.qdiscs.types import QdiscPlanned, QdiscResult, TrafficEvent, TrafficFound
 from felix.dataplane.qdiscs.watch import GROUPS as QDISC_GROUPS
 from felix.dataplane.routes.apply import apply_routes
-from felix.dataplane.routes.read import parse_route_events, read_own_addresses, read_routes
+from felix.dataplane.routes.read import parse_route_events, read_routes, read_ways
 from felix.dataplane.routes.types import (
     BIRD_PROTOCOL,
     RouteConfig,
@@ -55,6 +55,7 @@ from felix.dataplane.tunnels.read import parse_tunnel_events, read_tunnels
 from felix.dataplane.tunnels.types import TunnelEvent, TunnelPlanned, TunnelResult, TunnelState
 from felix.errors import EnvironmentFault, PeerError
 from felix.model.net import Net
+from felix.policy.packet import Way
 
 _GROUPS = (*LINK_GROUPS, *ROUTE_GROUPS, *QDISC_GROUPS, *ADDRESS_GROUPS)
 
@@ -263,9 +264,20 @@ class HostKernel:
         except OSError as error:
             return ConntrackResult(0, f"the kernel's netfilter netlink: {error.strerror}")
 
-    async def find_own(self, addresses: Collection[Net]) -> frozenset[Net]:
-        """See KernelPort.find_own."""
-        return await self._netlink.call(read_own_addresses, addresses)
+    async def find_part(self, part: int, parts: int) -> FlowsRead:
+        """See KernelPort.find_part."""
+        try:
+            return await self._flows.call(find_part, part, parts)
+        except OSError as error:
+            return FlowsRead(reason=f"the kernel's netfilter netlink: {error.strerror}")
+
+    async def count_flows(self) -> int:
+        """See KernelPort.count_flows."""
+        return await self._flows.call(count_flows)
+
+    async def find_ways(self, addresses: Collection[Net]) -> dict[Net, Way]:
+        """See KernelPort.find_ways."""
+        return await self._netlink.call(read_ways, addresses)
 
     def _on_datagram(self, datagram: bytes) -> None:
         assert self._news is not None

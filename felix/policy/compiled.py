@@ -37,6 +37,16 @@ class Members(Protocol):
         """Whether address, protocol and port are in the port set."""
 
 
+class Closed(Protocol):
+    """What of a stack only drops, because the kernel refused its rules."""
+
+    def is_policy_closed(self, key: ResourceKey) -> bool:
+        """Whether the rules of a policy or profile are a single drop."""
+
+    def is_rest_closed(self, rest: Stack) -> bool:
+        """Whether all that is left of a stack is a single drop."""
+
+
 class CompiledView:
     """Compiled policies and the members of their sets; both are looked at when asked, nothing is copied."""
 
@@ -46,31 +56,51 @@ class CompiledView:
         self._policies = policies
         self._members = members
 
-    def is_allowed(self, stack: Stack, direction: Direction, packet: Packet) -> bool:
+    def is_allowed(self, stack: Stack, direction: Direction, packet: Packet, closed: Closed | None = None) -> bool:
         """Whether `stack`, that direction's of an endpoint, lets a packet pass; a policy that is missing denies."""
-        for tier in stack.tiers:
+        return self.decide(stack, direction, packet, closed) is Action.ALLOW
+
+    def decide(self, stack: Stack, direction: Direction, packet: Packet, closed: Closed | None = None) -> Action | None:
+        """Returns ALLOW or DENY, None where `stack` leaves it to others. Its earlier tiers are not asked.
+
+        closed: None if the kernel has all rules.
+        """
+        if closed is not None and closed.is_rest_closed(stack):
+            return Action.DENY
+        for position, tier in enumerate(stack.tiers):
             action = None
             for key in tier.policies:
                 policy = self._policies.get(key)
                 if policy is None and not is_staged(key.kind):
-                    return False
-                action = policy and self._decide(key, policy, direction, packet)
+                    return Action.DENY
+                action = None if policy is None else self._decide(key, policy, direction, packet, closed)
                 if action is not None:
                     break
             if action is None:
                 action = tier.default_action
             if action is not Action.PASS:
-                return action is Action.ALLOW
+                return action
+            if closed is not None and closed.is_rest_closed(stack._replace(tiers=stack.tiers[position + 1 :])):
+                return Action.DENY
         for key in stack.profiles:
             policy = self._policies.get(key)
-            action = policy and self._decide(key, policy, direction, packet)
-            if action in (Action.ALLOW, Action.DENY):
-                return action is Action.ALLOW
-        return False
+            action = None if policy is None else self._decide(key, policy, direction, packet, closed)
+            if action is Action.ALLOW or action is Action.DENY:
+                return action
+        return Action.DENY if stack.ending is Action.DENY else None
 
-    def _decide(self, key: ResourceKey, policy: CompiledPolicy, direction: Direction, packet: Packet) -> Action | None:
+    def _decide(
+        self,
+        key: ResourceKey,
+        policy: CompiledPolicy,
+        direction: Direction,
+        packet: Packet,
+        closed: Closed | None,
+    ) -> Action | None:
         if is_staged(key.kind):
             return None
+        if closed is not None and closed.is_policy_closed(key):
+            return Action.DENY
         for rule in policy.ingress if direction is Direction.INGRESS else policy.egress:
             if rule.action is not Action.LOG and self._is_match(rule, packet):
                 return rule.action

@@ -43,3 +43,13 @@ class Packet(NamedTuple):
             ends.append(address if port is None else f"[{address}]:{port}")
         icmp = "" if self.icmp_type is None else f" type {self.icmp_type} code {self.icmp_code}"
         return f"{ends[0]} → {ends[1]} protocol {self.protocol}{icmp}"
+
+
+class Way(NamedTuple):
+    """By which interface a host sends to an address; empty for what it cannot send to.
+
+    is_own: it is an address of the host itself, or one that reaches several, the host among them.
+    """
+
+    interface: str
+    is_own: bool = False

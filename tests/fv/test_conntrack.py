@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from felix.dataplane.conntrack.apply import apply_conntrack
-from felix.dataplane.conntrack.types import ConntrackResult
+from felix.dataplane.conntrack.apply import apply_conntrack, count_flows, find_part
+from felix.dataplane.conntrack.types import ConntrackResult, OpenFlow
 from felix.dataplane.netlink.apply import NetlinkSocket
 from felix.dataplane.netlink.message import NETLINK_NETFILTER
 from felix.model.net import parse_address
@@ -104,6 +104,20 @@ def test_address_behind_translation_is_found_by_the_other_tuple(host: Namespace)
     wait_until(lambda: "10.88.0.1" in tracked(host))
     assert flush(host, CLIENT[4]).removed_count == 3
     assert "10.88.0.1" not in tracked(host)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_parts_together_are_every_entry_and_each_is_in_one(host: Namespace, parts: int) -> None:
+    def read() -> list[OpenFlow]:
+        with contextlib.closing(NetlinkSocket(NETLINK_NETFILTER)) as netlink:
+            assert count_flows(netlink) >= 4
+            return [flow for part in range(parts) for flow in find_part(netlink, part, parts).flows]
+
+    flows = host.run(read)
+    assert len({flow.removal for flow in flows}) == len(flows)
+    assert {parse_address(one) for servers in SERVERS.values() for one in servers} <= {
+        flow.packet.destination_net for flow in flows
+    }
 
 
 def test_nothing_planned_makes_no_system_call() -> None:

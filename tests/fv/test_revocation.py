@@ -132,14 +132,14 @@ def test_policy_change_cuts_exactly_what_it_denies(fleet: Fleet) -> None:
 
 
 @contextmanager
-def pouring(fleet: Fleet, target: str, version: int, port: int) -> Iterator[socket.socket]:
+def pouring(fleet: Fleet, target: str, version: int, port: int, *, client: str = "client") -> Iterator[socket.socket]:
     """The client's end of a TCP connection by which the server sends without end, while inside."""
     family = socket.AF_INET if version == 4 else socket.AF_INET6
-    client, server = fleet.sites["client"], fleet.sites[target]
+    opener, server = fleet.sites[client], fleet.sites[target]
     with ExitStack() as stack:
         listener, receiver = (
             stack.enter_context(site.place.call(lambda: socket.socket(family, socket.SOCK_STREAM)))
-            for site in (server, client)
+            for site in (server, opener)
         )
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((server.address(version), port))
@@ -170,10 +170,10 @@ def test_download_is_not_taken_up_again_by_the_server(fleet: Fleet, target: str,
         receiver.settimeout(5.0)
         assert receiver.recv(65536)
         with fleet.stored(NOBODY_FROM_CLIENT_BY_TCP):
-            _check_it_dries_up(receiver)
+            check_dry(receiver)
 
 
-def _check_it_dries_up(receiver: socket.socket) -> None:
+def check_dry(receiver: socket.socket) -> None:
     receiver.settimeout(0.5)  # the server tries again after 0.2 s, 0.4 s and so on
     deadline = time.monotonic() + CUT_S
     with suppress(TimeoutError):
@@ -197,7 +197,7 @@ def test_download_from_the_host_itself_is_not_taken_up_again_by_the_host(fleet: 
             receiver.settimeout(5.0)
             assert receiver.recv(65536)
             with fleet.stored(policy):
-                _check_it_dries_up(receiver)
+                check_dry(receiver)
     finally:
         fleet.restart_agent({})
 

@@ -124,6 +124,7 @@ class Run:
         self._revocation.commit()
         looked_at = self._revocation.take()
         if self._opened and world.workloads == self._before.workloads:
+            assert looked_at is not None  # there are no host endpoints
             self._check_cut(world, looked_at)
         self._counted = dict(self._fake.counts)
         self._bench.wire.route(find_local_addresses(world, self._host))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Sequence
 
 from felix.dataplane.conntrack.plan import ConntrackPlanned
-from felix.dataplane.conntrack.read import read_flows, read_removals
+from felix.dataplane.conntrack.read import read_flows, read_part, read_removals
 from felix.dataplane.conntrack.types import ConntrackResult, FlowsRead, OpenFlow
 from felix.dataplane.netlink.apply import NetlinkSocket
 from felix.errors import FelixError
@@ -38,6 +38,23 @@ def find_flows(socket: NetlinkSocket, addresses: Collection[Net]) -> FlowsRead:
     """
     try:
         return FlowsRead(tuple({flow.removal: flow for flow in read_flows(socket, addresses)}.values()))
+    except FelixError as error:
+        return FlowsRead(reason=f"tracked connections (nf_conntrack_netlink): {error}")
+
+
+def count_flows(_: NetlinkSocket) -> int:
+    """Returns how many connections are tracked, 0 where nobody knows."""
+    try:
+        with open("/proc/sys/net/netfilter/nf_conntrack_count", "rb") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0
+
+
+def find_part(socket: NetlinkSocket, part: int, parts: int) -> FlowsRead:
+    """Returns the tracked connections of one of `parts` parts, which together are all. As `find_flows`."""
+    try:
+        return FlowsRead(tuple(read_part(socket, part, parts)))
     except FelixError as error:
         return FlowsRead(reason=f"tracked connections (nf_conntrack_netlink): {error}")
 

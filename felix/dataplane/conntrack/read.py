@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import zlib
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
@@ -104,6 +105,35 @@ def read_flows(socket: NetlinkSocket, addresses: Collection[Net]) -> Iterator[Op
                 yield from _find_flows(datagram, wanted)
 
 
+def read_part(socket: NetlinkSocket, part: int, parts: int) -> list[OpenFlow]:
+    """Returns the tracked connections of that part, 0 to `parts` - 1: each has its part for as long as it lives.
+
+    Blocks; raises what `NetlinkSocket.dump` raises.
+    """
+    found: dict[bytes, OpenFlow] = {}
+
+    def take(datagram: bytes) -> bool:
+        for one in parse_messages(datagram):
+            if _is_entry(one) and _find_part(one.body, parts) == part:
+                flow = _parse_flow(one)
+                if flow is not None:
+                    found[flow.removal] = flow
+        return False  # half a million entries may not lie in memory
+
+    for version in (4, 6):
+        socket.dump(render_dump(version), keep=take)
+    return list(found.values())
+
+
+def _is_entry(one: Message) -> bool:
+    return one.type == CT_NEW and len(one.body) >= NFGENMSG_BYTES + 4 and one.body[0] in _FAMILY_VERSION
+
+
+def _find_part(body: bytes, parts: int) -> int:
+    length = body[NFGENMSG_BYTES] | body[NFGENMSG_BYTES + 1] << 8  # of the tuple that opened it
+    return zlib.crc32(body[NFGENMSG_BYTES : NFGENMSG_BYTES + length]) % parts
+
+
 def _has_wanted(wanted: frozenset[bytes], datagram: bytes) -> bool:
     return any(_is_wanted(one, wanted) for one in parse_messages(datagram))
 
@@ -148,7 +178,9 @@ def _parse_flow(one: Message) -> OpenFlow | None:
     announced = _parse_tuple(version, payloads, CTA_TUPLE_MASTER)
     if announced is not None:
         return OpenFlow(_make_packet(announced, announced.destination, _CTA_PROTO_DST_PORT, announced), answer, removal)
-    return OpenFlow(_make_packet(original, reply.source, _CTA_PROTO_SRC_PORT, reply), answer, removal)
+    packet = _make_packet(original, reply.source, _CTA_PROTO_SRC_PORT, reply)
+    first = _make_packet(original, original.destination, _CTA_PROTO_DST_PORT, original)
+    return OpenFlow(packet, answer, removal, None if first == packet else first)
 
 
 def _parse_tuple(version: int, payloads: dict[int, bytes], type_: int) -> _Tuple | None:

@@ -27,11 +27,13 @@ class OpenFlow(NamedTuple):
     of a connection that another one announced (FTP's data), the first packet of that other one.
     answer: what the other end sends, as policy would see it if it were a first packet.
     removal: the request that removes the entry and no other.
+    first: the first packet before any translation; None: as `packet`.
     """
 
     packet: Packet
     answer: Packet
     removal: bytes
+    first: Packet | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,16 @@ class ChainBook:
 
     def closed_chains(self) -> Iterable[str]:
         """Returns the wanted chains that are closed because their lines were refused."""
-        return [chain for chain in self._refused if self._tracker.desired.get(chain) == closed_lines(chain)]
+        return [chain for chain in self._refused if self.is_closed(chain)]
+
+    @property
+    def has_closed(self) -> bool:
+        """Whether some chain may be closed."""
+        return bool(self._refused)
+
+    def is_closed(self, chain: str) -> bool:
+        """Whether the chain is wanted and closed because its lines were refused."""
+        return chain in self._refused and self._tracker.desired.get(chain) == closed_lines(chain)
 
     def stacks_with(self, chain: str) -> list[DirectedStack]:
         """Returns the stacks that use `chain`. Looks at all stacks; for reports only."""

@@ -18,7 +18,7 @@ from felix.dataplane.nft.types import ElementShape, Lines, ObjectName
 from felix.policy.packet import Packet
 from felix.reconcile.delta import DeltaTracker
 
-CUT_CHAINS = {"cut-forward": "forward", "cut-output": "output"}
+CUT_CHAINS = {"cut-forward": "forward", "cut-input": "input", "cut-output": "output"}
 """The chains that look for such connections, and the hook that each hangs on."""
 CUT_SHAPES = {"cut4": ElementShape.IPV4_FLOW, "cut6": ElementShape.IPV6_FLOW}
 _SET = {4: "cut4", 6: "cut6"}

@@ -75,6 +75,7 @@ class HostDispatch:
         self._maps_count = 0
         self._tunnels: frozenset[int] = frozenset()
         self._hooked: dict[str, Lines] | None = {}  # None: something was bound or closed since
+        self._distinct: tuple[HostStacks, ...] | None = None  # the same
 
     @property
     def closed(self) -> Collection[str]:
@@ -85,6 +86,23 @@ class HostDispatch:
     def endpoints(self) -> Mapping[str, LocalHostEndpoint]:
         """The host endpoint of each interface that has one, ALL_INTERFACES among them."""
         return self._endpoint_by_interface
+
+    def find_stacks(self, interface: str) -> HostStacks | None:
+        """Returns what decides at an interface (empty: an unknown one), None if nothing; closed, its stacks deny."""
+        if interface not in self._endpoint_by_interface:
+            if interface in ("", "lo") or interface.startswith(self._config.interface_prefixes):
+                return None
+            interface = ALL_INTERFACES
+        endpoint = self._endpoint_by_interface.get(interface)
+        return None if endpoint is None else self._stacks_of(interface, endpoint)
+
+    @property
+    def distinct_stacks(self) -> tuple[HostStacks, ...]:
+        """What decides at one interface or another, each once."""
+        if self._distinct is None:
+            found = (self._stacks_of(name, endpoint) for name, endpoint in self._endpoint_by_interface.items())
+            self._distinct = tuple(dict.fromkeys(found))
+        return self._distinct
 
     @property
     def reason_by_key(self) -> Mapping[ResourceKey, str]:
@@ -167,7 +185,7 @@ class HostDispatch:
         endpoint = self._endpoint_by_interface.get(interface)
         if endpoint is None:
             return {}
-        stacks = _close(endpoint.stacks) if interface in self._closed else endpoint.stacks
+        stacks = self._stacks_of(interface, endpoint)
         found = {
             HOST_INGRESS: stacks.ingress,
             HOST_EGRESS: stacks.egress,
@@ -184,8 +202,11 @@ class HostDispatch:
             return ()
         return render_tunnel_passes(self._config.vxlan_port, self._tunnels, is_inward=is_inward(direction))
 
+    def _stacks_of(self, interface: str, endpoint: LocalHostEndpoint) -> HostStacks:
+        return _close(endpoint.stacks) if interface in self._closed else endpoint.stacks
+
     def _move(self, before: Mapping[str, Stack], after: Mapping[str, Stack]) -> None:
-        self._hooked = None
+        self._hooked = self._distinct = None
         for directed in after.items():
             self._chains.add_user(directed)
         for directed in before.items():

@@ -70,7 +70,7 @@ class NftPlan:
         self._ports = PortSets(self._objects, self._members)
         self._extras = Extras(config, self._objects, self._members)
         self._hosts = HostDispatch(config, self._chains, self._objects, self._members)
-        self.verdicts = Verdicts(config, self._chains.policies, self._members)
+        self.verdicts = Verdicts(config, self._chains, self._members, self._hosts)
         self._endpoints: dict[ResourceKey, LocalEndpoint] = {}
         self._key_by_interface: dict[bytes, ResourceKey] = {}
         self._problems: dict[ResourceKey, Problem] = {}
@@ -313,6 +313,11 @@ class NftPlan:
         return MappingProxyType(self._problems)
 
     @property
+    def endpoints(self) -> Mapping[ResourceKey, LocalEndpoint]:
+        """The workload endpoints that are wanted."""
+        return MappingProxyType(self._endpoints)
+
+    @property
     def problems_version(self) -> int:
         """Another number than before when `problems`, `closed_chains` or `shortfalls` may say something else."""
         return self._problems_version + self._chains.refusals_version + self._extras.version
@@ -434,6 +439,7 @@ class NftPlan:
         """The endpoint is closed until it changes or the table is read again: the kernel will not dispatch to it."""
         endpoint = self._endpoints[key]
         self._suspended[key] = reason
+        self.verdicts.close(key)
         self._undispatch(endpoint)
         self._problems[key] = Problem(
             str(key), "", endpoint.interface, f"closed: the kernel refuses its chains: {reason}"

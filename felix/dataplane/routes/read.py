@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterator
+from socket import if_indextoname
 
 from felix.dataplane.netlink.apply import NetlinkSocket
 from felix.dataplane.netlink.message import HEADER, HEADER_BYTES, NLM_F_REPLACE, Message, parse_attributes
@@ -30,6 +31,7 @@ from felix.dataplane.routes.types import (
 )
 from felix.errors import FelixError
 from felix.model.net import Net
+from felix.policy.packet import Way
 
 _RTA_CACHEINFO = 12
 _RTA_TABLE = 15
@@ -38,7 +40,8 @@ _IDENTITY = frozenset({RTA_DST, RTA_GATEWAY, RTA_OIF, RTA_PRIORITY, _RTA_TABLE, 
 _MEDIUM_PREFERENCE = b"\0"  # the kernel adds it to every IPv6 route
 _RTM_F_CLONED = 0x200
 _TYPE = 7  # of the fields of RTMSG
-_RTN_LOCAL = 2
+_OWN_TYPES = frozenset({2, 3, 4, 5})  # local, broadcast, anycast, multicast
+_LINK_LOCAL, _LINK_LOCAL_BITS = 0xFE80 >> 6, 118
 _NUMBER = struct.Struct("=I")
 
 
@@ -54,12 +57,12 @@ def read_routes(socket: NetlinkSocket, config: RouteConfig) -> list[tuple[RouteK
     return routes
 
 
-def read_own_addresses(socket: NetlinkSocket, addresses: Collection[Net]) -> frozenset[Net]:
-    """Returns those of the addresses to which this host delivers by itself; the kernel is asked about each.
+def read_ways(socket: NetlinkSocket, addresses: Collection[Net]) -> dict[Net, Way]:
+    """Returns by which interface this host sends to each address, and which are its own; asks the kernel about each.
 
-    Blocks; for a worker thread. An address about which there is no answer is not this host's.
+    Blocks; for a worker thread. An address about which there is no answer, or to which no way leads, is left out.
     """
-    own = set()
+    ways = {}
     for address in addresses:
         try:
             answer = socket.get(render_question(address))
@@ -67,9 +70,15 @@ def read_own_addresses(socket: NetlinkSocket, addresses: Collection[Net]) -> fro
             continue
         if not isinstance(answer, Message) or answer.type != RTM_NEWROUTE or len(answer.body) < RTMSG.size:
             continue
-        if RTMSG.unpack_from(answer.body)[_TYPE] == _RTN_LOCAL:
-            own.add(address)
-    return frozenset(own)
+        index = _number(parse_attributes(answer.body, RTMSG.size), RTA_OIF, 0)
+        try:
+            name = if_indextoname(index) if index else ""
+        except OSError:
+            continue  # it went meanwhile
+        is_own = RTMSG.unpack_from(answer.body)[_TYPE] in _OWN_TYPES
+        if is_own or not _is_link_local(address):  # of those there are as many as there are links
+            ways[address] = Way(name, is_own)
+    return ways
 
 
 def parse_route_events(datagram: bytes, config: RouteConfig) -> Iterator[RouteEvent]:
@@ -89,6 +98,10 @@ def parse_route_events(datagram: bytes, config: RouteConfig) -> Iterator[RouteEv
                 if route is not None:
                     yield RouteEvent(type_ == RTM_NEWROUTE, is_replace, is_ours, port, *route)
         offset += (length + 3) & ~3
+
+
+def _is_link_local(address: Net) -> bool:
+    return address.version == 6 and address.value >> _LINK_LOCAL_BITS == _LINK_LOCAL
 
 
 def _parse_route(body: bytes, config: RouteConfig) -> tuple[RouteKey, RouteValue] | None:

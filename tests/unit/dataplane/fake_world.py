@@ -26,6 +26,7 @@ from felix.dataplane.serve import HostState, KernelNews
 from felix.dataplane.tunnels.types import ItemEvent, TunnelPlanned, TunnelResult, TunnelState
 from felix.model.keys import ResourceKey
 from felix.model.net import Net, parse_address
+from felix.policy.packet import Way
 from tests.model.fake_nft import FakeNft
 from tests.unit.routes.fake_kernel import OWN_PORT, FakeKernel
 from tests.unit.tunnels.fake_kernel import FakeTunnels
@@ -40,8 +41,8 @@ class FakeWorld:
     failures_by_step: raised by the next calls of a step. before_step: called with each step's name before it happens.
     after_routes: called after routes were written, before the driver knows what became of them.
     flushing: while it is not set, a flush does not end.
-    flows: open connections; own: addresses of the host itself; looks: whose connections were asked for; flow_faults:
-    why the next of those questions get no answer.
+    flows: open connections; own: addresses of the host itself; ways: to others; looks: whose connections were asked for
+    (None: everybody's); flow_faults: why the next of those questions get no answer.
     """
 
     def __init__(self) -> None:
@@ -62,7 +63,8 @@ class FakeWorld:
         self.news: KernelNews | None = None
         self.flows: list[OpenFlow] = []
         self.own: frozenset[Net] = frozenset()
-        self.looks: list[frozenset[Net]] = []
+        self.looks: list[frozenset[Net] | None] = []
+        self.ways: dict[Net, Way] = {}
         self.flow_faults: list[str] = []
 
     @property
@@ -202,9 +204,18 @@ class FakeWorld:
         self.flows = [flow for flow in self.flows if flow not in flows]
         return ConntrackResult(len(flows))
 
-    async def find_own(self, addresses: Collection[Net]) -> frozenset[Net]:
+    async def find_part(self, part: int, parts: int) -> FlowsRead:
         await asyncio.sleep(0)
-        return self.own & frozenset(addresses)
+        self.looks.append(None)
+        return FlowsRead(tuple(self.flows[part::parts]))
+
+    async def count_flows(self) -> int:
+        await asyncio.sleep(0)
+        return len(self.flows)
+
+    async def find_ways(self, addresses: Collection[Net]) -> dict[Net, Way]:
+        await asyncio.sleep(0)
+        return {net: self.ways.get(net, Way("", net in self.own)) for net in addresses}
 
     async def _begin(self, step: str) -> None:
         await asyncio.sleep(0)  # as a thread would: others run meanwhile

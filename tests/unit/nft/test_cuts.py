@@ -41,7 +41,7 @@ def test_connection_is_in_the_kernel_until_its_time_is_over_and_then_nothing_is_
     table = read_table(kernel)
     assert list(table.elements["cut4"]) == [KEY]
     assert len(table.elements["cut6"]) == 1
-    assert [len(table.chains[chain]) for chain in CUT_CHAINS] == [3, 3]
+    assert [len(table.chains[chain]) for chain in CUT_CHAINS] == [3, 3, 3]
     cut(kernel, plan, now=KEPT_S + 1)
     table = read_table(kernel)
     assert "cut4" not in table.elements
