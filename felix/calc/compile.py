@@ -10,11 +10,13 @@ from typing import NamedTuple
 import msgspec
 
 from felix.calc.desired import DENY_ALL, CompiledPolicy, CompiledRule, EntityMatch, SetRef
+from felix.calc.limits import read_source_rate
 from felix.errors import Problem
 from felix.model.keys import ResourceKey, format_key
 from felix.model.records import Policy, Profile, Rule
 from felix.model.values import policy_tier
 from felix.policy.rules import ScopedEntity, ScopedRule, scope_rule
+from felix.policy.staged import is_staged
 from felix.selector.parse import Selector, parse
 
 RuleSource = Policy | Profile
@@ -36,7 +38,8 @@ class Draft(NamedTuple):
     """Compiled rules whose references to sets all have their flags false, and the selectors of those sets, distinct.
 
     ports: those of port sets, distinct.
-    problems: rules that cannot be used; each stands in `policy` as one that denies everything.
+    problems: rules that cannot be used, each of which stands in `policy` as one that denies everything; and what
+        cannot be used of its annotations.
     """
 
     policy: CompiledPolicy
@@ -71,6 +74,8 @@ def compile_rules(key: ResourceKey, source: RuleSource) -> Draft:
         egress=compile_direction("egress", source.spec.egress),
         tier="" if isinstance(source, Profile) else policy_tier(source.spec.tier),
     )
+    if not isinstance(source, Profile) and not is_staged(key.kind):
+        problems += read_source_rate(key, source)[1]
     return Draft(policy, tuple(needs.selectors), tuple(needs.ports), tuple(problems))
 
 

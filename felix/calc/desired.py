@@ -153,6 +153,13 @@ class PacketRate(NamedTuple):
     burst: int
 
 
+class SourceRate(NamedTuple):
+    """New connections a second from one source, and how many of them at once. The lower of two is the stricter."""
+
+    per_s: int
+    burst: int
+
+
 class Bandwidth(NamedTuple):
     """Bits per second; bytes that may pass at once. peak_bits: at which rate those may, 0: any; then `least_bytes` may
     pass even faster.
@@ -169,6 +176,7 @@ class Limits:
     """How much an endpoint may do; None and 0 are no limit. in: towards it, out: away from it.
 
     connections: open at once. dscp: what its packets that leave the pools are marked with.
+    per_source: how many connections one source may open towards it.
     """
 
     packets_in: PacketRate | None = None
@@ -178,6 +186,7 @@ class Limits:
     bandwidth_in: Bandwidth | None = None
     bandwidth_out: Bandwidth | None = None
     dscp: int | None = None
+    per_source: SourceRate | None = None
 
 
 class FloatingAddress(NamedTuple):

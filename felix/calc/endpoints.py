@@ -9,6 +9,7 @@ from typing import NamedTuple
 from felix.calc.changes import ChangeLog
 from felix.calc.claims import Claims
 from felix.calc.desired import FloatingAddress, Limits, LocalEndpoint, Stack
+from felix.calc.limits import with_source_rate
 from felix.calc.matches import PolicyMatches
 from felix.errors import Problem
 from felix.model.keys import Key, ResourceKey, format_key
@@ -145,7 +146,7 @@ class LocalEndpoints:
             egress=Stack(tiers.egress, profiles),
             revision=spec.revision,
             floating=tuple(one for one in spec.floating if self._is_floating(key, one)),
-            limits=spec.limits,
+            limits=with_source_rate(spec.limits, tiers.per_source),
             spoofed=spec.spoofed,
         )
 

@@ -110,7 +110,8 @@ class LocalHostEndpoints:
     def _make_result(self, key: ResourceKey, spec: HostSpec) -> LocalHostEndpoint:
         by_layer = {layer: self.matches.find_stacks(key, layer) for layer in Layer if layer is not Layer.WORKLOAD}
         host, forward = by_layer[Layer.HOST], by_layer[Layer.FORWARD]
-        untracked_in, untracked_out = map(_leading_on, by_layer[Layer.UNTRACKED])
+        untracked = by_layer[Layer.UNTRACKED]
+        untracked_in, untracked_out = _leading_on(untracked.ingress), _leading_on(untracked.egress)
         pre_dnat = _leading_on(by_layer[Layer.PRE_DNAT].ingress)
         profiles = tuple(ResourceKey("Profile", "", name) for name in dict.fromkeys(spec.profiles))
         stacks = HostStacks(

@@ -1,19 +1,30 @@
-"""What `qosControls` of an endpoint asks for, as the dataplane takes it. Bad values limit nothing and are reported."""
+"""What `qosControls` of an endpoint and annotations of policies ask for, as the dataplane takes it.
+
+Bad values limit nothing and are reported.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from felix.calc.desired import Bandwidth, Limits, PacketRate
+from felix.calc.desired import Bandwidth, Limits, PacketRate, SourceRate
 from felix.errors import Problem, shorten
 from felix.model.endpoints import QosControls
 from felix.model.keys import ResourceKey, format_key
+from felix.model.records import GlobalNetworkPolicy, Policy
 
 BANDWIDTH_BITS = range(1_000, 10**15 + 1)
 PACKETS_PER_S = range(1, 10_001)
 PACKET_BURST = range(1, 10_001)
 CONNECTIONS = range(1, 4_294_967_296)
+RATE_ANNOTATION = "felix/new-connection-rate-per-source"
+BURST_ANNOTATION = "felix/new-connection-burst-per-source"
+"""Of a policy: how many connections a second, and at once, one source may open towards each endpoint it selects."""
+NEW_CONNECTIONS = range(1_000_001)
+_NEW_BURST = range(1, 1_000_001)
+_DEFAULT_NEW_BURST = 100
 _DEFAULT_PACKET_BURST = 5
 _BURST_SHARE_S = 0.1
 _BURST_LEAST_BYTES = 16 * 1024
@@ -99,3 +110,39 @@ def read_limits(key: ResourceKey, controls: QosControls | None) -> tuple[Limits 
         dscp=reader.dscp(),
     )
     return (limits if limits != Limits() else None), tuple(reader.problems)
+
+
+def read_source_rate(key: ResourceKey, policy: Policy) -> tuple[SourceRate | None, tuple[Problem, ...]]:
+    """Returns the rate that the annotations of a policy ask for, None if none, and what cannot be used of them."""
+    annotations = policy.metadata.annotations
+    if RATE_ANNOTATION not in annotations and BURST_ANNOTATION not in annotations:
+        return None, ()
+    problems: list[Problem] = []
+
+    def number(name: str, allowed: range, otherwise: str) -> int | None:
+        text = annotations.get(name)
+        if text is None:
+            return None
+        if text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) in allowed:
+            return int(text)
+        reason = f"is not a number from {allowed[0]} to {allowed[-1]}, such as {_DEFAULT_NEW_BURST}; {otherwise}"
+        report(name, text, reason)
+        return None
+
+    def report(name: str, text: str, reason: str) -> None:
+        problems.append(Problem(format_key(key), f"metadata.annotations[{name}]", shorten(text), reason))
+
+    per_s = number(RATE_ANNOTATION, NEW_CONNECTIONS, "the policy is enforced, and limits no new connections")
+    burst = number(BURST_ANNOTATION, _NEW_BURST, f"it counts as {_DEFAULT_NEW_BURST}")
+    if RATE_ANNOTATION not in annotations:
+        report(BURST_ANNOTATION, annotations[BURST_ANNOTATION], f"has no effect without {RATE_ANNOTATION}")
+    elif isinstance(policy, GlobalNetworkPolicy) and (policy.spec.do_not_track or policy.spec.pre_dnat):
+        reason = "has no effect: workloads are limited, and a policy with doNotTrack or preDNAT is for hosts only"
+        report(RATE_ANNOTATION, annotations[RATE_ANNOTATION], reason)
+        per_s = None
+    return (SourceRate(per_s, burst or _DEFAULT_NEW_BURST) if per_s else None), tuple(problems)
+
+
+def with_source_rate(limits: Limits | None, rate: SourceRate | None) -> Limits | None:
+    """Returns the limits of an endpoint whose policies ask for this rate."""
+    return limits if rate is None else dataclasses.replace(limits or Limits(), per_source=rate)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from felix.calc.changes import ChangeLog
-from felix.calc.desired import Action, StackTier
+from felix.calc.desired import Action, SourceRate, StackTier
 from felix.errors import Problem
 from felix.model.keys import Key, ResourceKey, format_key
 from felix.policy.order import PolicyPlace, TierPlace, place_of_missing_tier
@@ -29,20 +29,28 @@ class Layer(enum.Enum):
 
 
 class Placement(NamedTuple):
-    """Whom a policy that is enforced selects, where it stands, its directions, and where it meets packets."""
+    """Whom a policy that is enforced selects, where it stands, its directions, and where it meets packets.
+
+    per_source: how many connections one source may open towards each workload that it selects.
+    """
 
     selector: Selector
     place: PolicyPlace
     is_ingress: bool
     is_egress: bool
     layers: frozenset[Layer] = frozenset({Layer.WORKLOAD})
+    per_source: SourceRate | None = None
 
 
 class TierStacks(NamedTuple):
-    """The tiers that decide about each direction of an endpoint, in order; a direction may have none."""
+    """The tiers that decide about each direction of an endpoint, in order; a direction may have none.
+
+    per_source: the lowest rate that any of their policies sets.
+    """
 
     ingress: tuple[StackTier, ...]
     egress: tuple[StackTier, ...]
+    per_source: SourceRate | None = None
 
 
 class PolicyMatches:
@@ -142,11 +150,13 @@ class PolicyMatches:
 
     def _build_stacks(self, layer: Layer, selectors: frozenset[str]) -> TierStacks:
         policies_by_tier: dict[str, list[ResourceKey]] = {}
+        rates: list[SourceRate] = []
         for selector_id in selectors:
             for policy in self._policies_by_selector[selector_id]:
                 placement = self._placement_by_policy[policy]
                 if layer in placement.layers:
                     policies_by_tier.setdefault(placement.place.tier, []).append(policy)
+                    rates += () if placement.per_source is None else (placement.per_source,)
         ingress, egress = [], []
         for tier in sorted(map(self._get_tier_place, policies_by_tier)):
             policies = sorted(policies_by_tier[tier.name], key=self._rank_policy)
@@ -156,7 +166,7 @@ class PolicyMatches:
                 ingress.append(StackTier(tier.name, inward, _find_ending(tier, inward)))
             if outward:
                 egress.append(StackTier(tier.name, outward, _find_ending(tier, outward)))
-        return TierStacks(tuple(ingress), tuple(egress))
+        return TierStacks(tuple(ingress), tuple(egress), min(rates, default=None))
 
     def _get_tier_place(self, name: str) -> TierPlace:
         return self._place_by_tier.get(name) or place_of_missing_tier(name)

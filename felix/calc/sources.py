@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from felix.calc.desired import FloatingAddress
 from felix.calc.endpoints import EndpointSpec
-from felix.calc.limits import read_limits
+from felix.calc.limits import read_limits, read_source_rate
 from felix.calc.matches import Placement
 from felix.calc.port_sets import NamedPort
 from felix.errors import Problem, shorten
@@ -27,7 +27,7 @@ from felix.model.records import (
 from felix.model.values import PORT_PROTOCOLS, protocol_number
 from felix.policy.order import policy_sort_key
 from felix.policy.scope import endpoint_labels, policy_selector
-from felix.policy.staged import is_tried
+from felix.policy.staged import is_staged, is_tried
 from felix.selector.parse import SelectorError
 
 INTERFACE_PATTERN = re.compile(r"[^\s/:]{1,15}")
@@ -151,4 +151,5 @@ def place_policy(key: ResourceKey, record: Policy) -> Placement | Problem | None
     if not spec.types:
         return None
     place = policy_sort_key(key, spec.tier, spec.order)
-    return Placement(selector, place, "Ingress" in spec.types, "Egress" in spec.types)
+    rate = None if is_staged(key.kind) else read_source_rate(key, record)[0]
+    return Placement(selector, place, "Ingress" in spec.types, "Egress" in spec.types, per_source=rate)

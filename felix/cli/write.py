@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from felix.calc.limits import read_limits
+from felix.calc.limits import read_limits, read_source_rate
 from felix.cli.connection import CONNECTION_HELP, add_connection_options, run_with_etcd
 from felix.cli.fill import fill_document
 from felix.cli.manifest import Item, Sheet, read_manifest
@@ -26,7 +26,14 @@ from felix.errors import DataError
 from felix.model.codec import encode
 from felix.model.keys import NAMESPACED_KINDS, ResourceKey
 from felix.model.policies import DEFAULT_TIER
-from felix.model.records import IPPool, Policy, ResourceRecord, WorkloadEndpoint
+from felix.model.records import (
+    GlobalNetworkPolicy,
+    IPPool,
+    NetworkPolicy,
+    Policy,
+    ResourceRecord,
+    WorkloadEndpoint,
+)
 from felix.model.shape import Flaw, simplify
 from felix.model.validate import Judgement, judge
 from felix.model.values import policy_tier
@@ -134,11 +141,17 @@ def judge_sheets(sheets: Sequence[Sheet], namespace: str, *, allow_unknown: bool
 
 
 def _find_limit_flaws(order: Order) -> list[Flaw]:
-    """Returns what is wrong with the limits of an endpoint: the agent would go on without them."""
-    if not isinstance(order.record, WorkloadEndpoint):
-        return []
-    _, problems = read_limits(order.key, order.record.spec.qos_controls)
-    return [Flaw(tuple(one.field.split(".")), one.value, one.reason) for one in problems]
+    """Returns what is wrong with the limits of an endpoint or a policy: the agent would go on without them."""
+    match order.record:
+        case WorkloadEndpoint(spec=spec):
+            _, problems = read_limits(order.key, spec.qos_controls)
+            return [Flaw(tuple(one.field.split(".")), one.value, one.reason) for one in problems]
+        case GlobalNetworkPolicy() | NetworkPolicy() as policy:
+            _, problems = read_source_rate(order.key, policy)
+            names = [one.field.partition("[")[2].rstrip("]") for one in problems]
+            paths = [("metadata", "annotations", name) for name in names]
+            return [Flaw(path, one.value, one.reason) for path, one in zip(paths, problems, strict=True)]
+    return []
 
 
 def _make_order(sheet: Sheet, item: Item, judgement: Judgement, namespace: str) -> Order | None:

@@ -455,7 +455,7 @@ class Settings:
             "Dataplane",
             whole(0, 1_000_000),
             "How many new connections one source may open in a second, from or to workloads of this host; what is over "
-            "that is dropped. IPv6 sources count by /64. 0: any number.",
+            "that is dropped. IPv6 sources outside the pools count by /64. 0: any number.",
             is_own=True,
         ),
     ] = 0

@@ -20,6 +20,7 @@ from felix.calc.desired import (
     MemberDelta,
     OwnVtep,
     PacketRate,
+    SourceRate,
     Stack,
 )
 from felix.dataplane.nft.plan import NftPlan
@@ -129,6 +130,7 @@ EVERY_LIMIT = Limits(
     bandwidth_in=Bandwidth(10**9, 10**6),
     bandwidth_out=Bandwidth(8 * 1024 * 1024, 65536),
     dscp=46,
+    per_source=SourceRate(50, 5),
 )
 FLOATING = tuple(
     FloatingAddress(parse_net(external), parse_net(internal))
@@ -144,6 +146,8 @@ CHANGES = [
     replace(Limits(), connections_out=1),
     replace(Limits(), packets_in=PacketRate(1, 1)),
     replace(EVERY_LIMIT, connections_in=6),
+    replace(EVERY_LIMIT, per_source=SourceRate(50, 6)),
+    replace(Limits(), per_source=SourceRate(1, 1_000_000)),
     replace(Limits(), bandwidth_out=Bandwidth(8000, 10)),
     None,
 ]
@@ -185,6 +189,26 @@ def test_limit_that_changes_writes_one_chain(run: Run) -> None:
         assert not structure.chains
         assert not structure.dispatch
         _drive(port, plan)
+
+    run(body)
+
+
+def test_rate_per_source_that_changes_writes_a_chain_two_sets_and_the_elements_of_its_endpoints(run: Run) -> None:
+    def body(port: NftPort) -> None:
+        ends = [replace(endpoint(n, _EMPTY, _EMPTY), limits=Limits(per_source=SourceRate(50, 100))) for n in range(5)]
+        plan = _started(NftConfig(), port, DesiredDelta(endpoints={one.key: one for one in ends}))
+        changed = [replace(one, limits=Limits(per_source=SourceRate(60, 100))) for one in ends[:2]]
+        plan.on_delta(DesiredDelta(endpoints={one.key: one for one in changed}))
+        fill = plan.plan_fill()
+        assert [name.name for name, _ in fill.objects] == ["flood-60-100-4", "flood-60-100-6"]
+        structure = plan.plan_structure()
+        assert [chain for chain, _ in structure.extras] == ["flood-60-100"]
+        assert not structure.chains
+        assert [(change.set, len(change.added)) for change in structure.dispatch] == [("flood-to", 2)]
+        _drive(port, plan)
+        plan.on_delta(DesiredDelta(endpoints={one.key: one for one in ends}))
+        _drive(port, plan)
+        assert "flood-60-100" not in read_table(port).chains
 
     run(body)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
@@ -11,7 +12,7 @@ from felix.lab.place import wait_until
 from felix.lab.store import Json
 from tests.support.flows import Site
 from tests.support.fv import Fleet
-from tests.support.load import count_delivered, measure_answers, measure_stream, open_connections
+from tests.support.load import count_delivered, measure_answers, measure_datagrams, measure_stream, open_connections
 
 pytestmark = [pytest.mark.fv, pytest.mark.alone]
 _RATE = 8_000_000
@@ -90,6 +91,60 @@ def measure(source: Site, target: Site, version: int) -> float:
         if abs(rates[-1] - 1.0) < _TOLERANCE:
             break
     return min(rates, key=lambda rate: abs(rate - 1.0))
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(1_000_000, 5.0), (10_000_000, 1.5), (100_000_000, 1.0)])
+def test_streams_both_ways_get_what_was_set_from_a_slow_rate_to_a_fast_one(
+    fleet: Fleet, rate: int, seconds: float
+) -> None:
+    """Of each family one, at once, as connections of which nobody remembers how fast the last one was."""
+    near, client, far = (fleet.sites[name] for name in ("near", "client", "far"))
+    burst = max(rate // 80, 16_384)
+
+    def measure_both() -> list[float]:
+        for site in (near, client, far):
+            site.place.run(["ip", "tcp_metrics", "flush"])
+        pairs = (far, near, 4), (client, far, 6)
+        streams = [pool.submit(measure_stream, *pair, skip_bytes=burst, seconds=seconds) for pair in pairs]
+        return [stream.result() / rate for stream in streams]
+
+    with (
+        fleet.changed("near", qosControls={"ingressBandwidth": rate}),
+        fleet.changed("client", qosControls={"egressBandwidth": rate}),
+        ThreadPoolExecutor() as pool,
+    ):
+        assert nearest(measure_both) == pytest.approx([1.0, 1.0], rel=_TOLERANCE)
+
+
+@pytest.mark.parametrize("rate", [1_000_000, 10_000_000])
+def test_datagrams_both_ways_get_what_was_set(fleet: Fleet, rate: int) -> None:
+    near, client, far = (fleet.sites[name] for name in ("near", "client", "far"))
+    burst = max(rate // 80, 16_384)
+    per_s = 2 * rate // 12_112
+
+    def measure_both() -> list[float]:
+        pairs = (far, near, 6), (client, far, 4)
+        floods = [
+            pool.submit(measure_datagrams, *pair, per_s=per_s, skip_bytes=2 * burst, seconds=1.0) for pair in pairs
+        ]
+        return [flood.result() / rate for flood in floods]
+
+    with (
+        fleet.changed("near", qosControls={"ingressBandwidth": rate}),
+        fleet.changed("client", qosControls={"egressBandwidth": rate}),
+        ThreadPoolExecutor() as pool,
+    ):
+        assert nearest(measure_both) == pytest.approx([1.0, 1.0], rel=_TOLERANCE)
+
+
+def nearest(measure_once: Callable[[], list[float]]) -> list[float]:
+    """Returns the shares of some tries that are nearest to one: what others do here takes time away."""
+    tries: list[list[float]] = []
+    for _ in range(4):
+        tries.append(measure_once())
+        if max(abs(share - 1.0) for share in tries[-1]) < _TOLERANCE:
+            break
+    return min(tries, key=lambda shares: max(abs(share - 1.0) for share in shares))
 
 
 @pytest.mark.parametrize("version", [4, 6])

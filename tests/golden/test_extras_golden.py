@@ -22,6 +22,7 @@ from felix.calc.desired import (
     OwnVtep,
     PacketRate,
     PortRange,
+    SourceRate,
     Stack,
     StackTier,
 )
@@ -91,6 +92,7 @@ def test_limits_of_two_endpoints_are_as_expected(check_golden: CheckGolden) -> N
     every = Limits(
         PacketRate(100, 5), PacketRate(200, 50), 20, 30, Bandwidth(10**7, 10**6), Bandwidth(10**8, 65536), 46
     )
+    every = replace(every, per_source=SourceRate(50, 100))
     ends = [
         replace(endpoint(1, _EMPTY, _EMPTY), limits=every),
         replace(endpoint(2, _EMPTY, _EMPTY), limits=Limits(connections_out=8)),

@@ -23,6 +23,7 @@ from felix.calc.desired import (
     PortMember,
     PortRange,
     SetRef,
+    SourceRate,
     Stack,
     StackTier,
 )
@@ -140,6 +141,7 @@ limits = st.none() | st.builds(
     connections_in=st.sampled_from((0, 1_000)),
     connections_out=st.sampled_from((0, 1_000)),
     dscp=st.sampled_from((None, 0, 46)),
+    per_source=st.sampled_from((None, SourceRate(1_000_000, 5), SourceRate(1_000_000, 1_000_000))),
 )
 
 

@@ -150,7 +150,7 @@ class Fleet:
         revision = 0
         try:
             for manifest in yaml.safe_load_all(manifests):
-                metadata = {word: manifest[word] for word in ("namespace", "labels") if word in manifest}
+                metadata = {word: manifest[word] for word in ("namespace", "labels", "annotations") if word in manifest}
                 paths.append(make_path(manifest["kind"], metadata.get("namespace", ""), manifest["name"]))
                 revision = self.put(manifest["kind"], manifest["name"], manifest.get("spec", {}), **metadata)
             self.wait_applied(revision)

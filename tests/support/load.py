@@ -49,6 +49,43 @@ def measure_stream(source: Site, target: Site, version: int, *, skip_bytes: int,
             sender.join()
 
 
+def measure_datagrams(
+    source: Site, target: Site, version: int, *, per_s: int, skip_bytes: int, seconds: float
+) -> float:
+    """Returns bits of Ethernet frames per second that come to the target, after the first `skip_bytes` of them.
+
+    The source sends `per_s` whole frames a second.
+    """
+    payload = bytes(_FRAME_BYTES - 14 - 8 - (20 if version == 4 else 40))
+    port = next(_ports)
+    receiver = target.place.call(lambda: socket.socket(_FAMILY[version], socket.SOCK_DGRAM))
+    sender = source.place.call(lambda: socket.socket(_FAMILY[version], socket.SOCK_DGRAM))
+    ended = threading.Event()
+
+    def send() -> None:
+        started = time.monotonic()
+        sent = 0
+        while not ended.wait(0.002):
+            due = int(per_s * (time.monotonic() - started))
+            for _ in range(min(due - sent, per_s // 50)):  # what is too late already is not sent at once
+                with contextlib.suppress(OSError):
+                    sender.sendto(payload, (target.address(version), port))
+            sent = due
+
+    with closing(receiver), closing(sender):
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        receiver.settimeout(_WAIT_S)
+        receiver.bind((target.address(version), port))
+        sender.bind((source.address(version), 0))
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            return _receive(receiver, skip_bytes, seconds) * _FRAME_BYTES / len(payload)
+        finally:
+            ended.set()
+            thread.join()
+
+
 def _send(client: socket.socket, ended: threading.Event) -> None:
     with contextlib.suppress(OSError):  # the other end is gone
         while not ended.is_set():
@@ -86,6 +123,25 @@ def count_delivered(source: Site, target: Site, version: int, count: int, second
         delivered = 0
         with contextlib.suppress(TimeoutError):
             while True:
+                receiver.recv(16)
+                delivered += 1
+        return delivered
+
+
+def count_openings(source: Site, target: Site, version: int, count: int) -> int:
+    """Returns how many of `count` new connections, each of one datagram, come to `target`."""
+    port = next(_ports)
+    receiver = target.place.call(lambda: socket.socket(_FAMILY[version], socket.SOCK_DGRAM))
+    with closing(receiver):
+        receiver.bind((target.address(version), port))
+        for _ in range(count):
+            with closing(source.place.call(lambda: socket.socket(_FAMILY[version], socket.SOCK_DGRAM))) as sender:
+                sender.bind((source.address(version), 0))
+                sender.sendto(b"x", (target.address(version), port))
+        receiver.settimeout(0.5)
+        delivered = 0
+        with contextlib.suppress(TimeoutError):
+            while delivered < count:
                 receiver.recv(16)
                 delivered += 1
         return delivered

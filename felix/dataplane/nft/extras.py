@@ -10,14 +10,31 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from felix.calc.desired import HOSTS, MASQUERADED, POOLS, TUNNEL_PEERS, DesiredDelta, LocalEndpoint, MemberDelta
+from felix.calc.desired import (
+    HOSTS,
+    MASQUERADED,
+    POOLS,
+    TUNNEL_PEERS,
+    DesiredDelta,
+    LocalEndpoint,
+    MemberDelta,
+    SourceRate,
+)
 from felix.dataplane.nft.base import declare
 from felix.dataplane.nft.cuts import CutBook
 from felix.dataplane.nft.elements import name_key, range_key
 from felix.dataplane.nft.floating import FloatingBook
-from felix.dataplane.nft.floods import flood_objects, render_floods
+from felix.dataplane.nft.floods import FLOOD_TO, flood_objects, rate_chain, rate_objects, render_floods, render_rate
 from felix.dataplane.nft.hosts import HOST_PREFIX
-from felix.dataplane.nft.limits import CLASSES, LIMIT_MAPS, class_chain, render_class, render_limit_hooks, render_limits
+from felix.dataplane.nft.limits import (
+    CLASSES,
+    LIMIT_MAPS,
+    class_chain,
+    needed_chains,
+    render_class,
+    render_limit_hooks,
+    render_limits,
+)
 from felix.dataplane.nft.members import MemberBook
 from felix.dataplane.nft.nat import net_set, render_nat
 from felix.dataplane.nft.tunnels import TUNNEL_PREFIX, render_tunnels
@@ -49,6 +66,7 @@ class Extras:
         self._used_maps: set[str] = set()
         self._users_by_class: Counter[int] = Counter()
         self._tunnels: set[int] = set()
+        self._users_by_rate: Counter[SourceRate] = Counter()
         for name, lines in flood_objects(config.flood).items():
             objects.set_desired(name, lines)
         self._skipped: dict[str, tuple[Lines, str]] = {}
@@ -99,6 +117,11 @@ class Extras:
                 self._users_by_class[dscp] += 1
                 self._open_map(CLASSES)
                 self._members.want(CLASSES, interface, class_chain(dscp))
+            rate = endpoint.limits.per_source
+            if rate is not None:
+                self._open_map(FLOOD_TO)
+                self._members.want(FLOOD_TO, interface, rate_chain(rate))
+                self._add_rate(rate)
 
     def release(self, endpoint: LocalEndpoint) -> None:
         """The endpoint, which was claimed, has nothing."""
@@ -113,6 +136,10 @@ class Extras:
             if dscp is not None:
                 self._users_by_class[dscp] -= 1
                 self._members.drop(CLASSES, interface)
+            rate = endpoint.limits.per_source
+            if rate is not None:
+                self._members.drop(FLOOD_TO, interface)
+                self._drop_rate(rate)
 
     def settle(self, others: Mapping[str, Lines] | None = None) -> None:
         """Wanted chains follow everything that was told; call it after changes.
@@ -127,7 +154,8 @@ class Extras:
         floating = self._floating.settle()
         self._nets.need(MASQUERADED, is_needed=bool(masqueraded))
         classes = [dscp for dscp, users in self._users_by_class.items() if users]
-        self._nets.need(POOLS, is_needed=bool(masqueraded or floating or classes))
+        has_sources = self._config.flood.per_s or self._users_by_rate
+        self._nets.need(POOLS, is_needed=bool(masqueraded or floating or classes or has_sources))
         self._nets.need(HOSTS, is_needed=bool(masqueraded and self._config.nat.spares_hosts))
         self._nets.need(TUNNEL_PEERS, is_needed=bool(self._tunnels))
         hooked = {
@@ -149,10 +177,23 @@ class Extras:
         """Returns which limits of an endpoint the kernel does not have, and why; empty when all is well."""
         if not self._skipped or endpoint.limits is None:
             return ""
-        chains = [chain for chain, _ in render_limits(endpoint.interface, endpoint.limits).values()]
-        chains += [chain for chain in self._hooked if chain.startswith(("limit-", "dscp-"))]
-        missing = [chain for chain in chains if chain in self._skipped]
+        missing = sorted(needed_chains(endpoint.interface, endpoint.limits) & self._skipped.keys())
         return "; ".join(f"not limited as wanted, the kernel refuses {one}: {self._skipped[one][1]}" for one in missing)
+
+    def _add_rate(self, rate: SourceRate) -> None:
+        self._users_by_rate[rate] += 1
+        if self._users_by_rate[rate] == 1:
+            for name, lines in rate_objects(rate).items():
+                self._objects.set_desired(name, lines)
+            self._want(rate_chain(rate), render_rate(rate))
+
+    def _drop_rate(self, rate: SourceRate) -> None:
+        self._users_by_rate[rate] -= 1
+        if not self._users_by_rate[rate]:
+            del self._users_by_rate[rate]
+            self._drop(rate_chain(rate))
+            for name in rate_objects(rate):
+                self._objects.drop_desired(name)
 
     def _open_map(self, map_: str) -> None:
         if map_ not in self._used_maps:

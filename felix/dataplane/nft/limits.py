@@ -14,14 +14,15 @@ from collections.abc import Collection
 
 from felix.calc.desired import POOLS, Limits, PacketRate
 from felix.dataplane.nft.base import drop
+from felix.dataplane.nft.floods import FLOOD_HOOK, FLOOD_TO, rate_chain, render_flood_hook
 from felix.dataplane.nft.names import limit_chain
 from felix.dataplane.nft.nat import net_set
 from felix.dataplane.nft.types import ElementShape, Lines
 
 LIMITS_FROM, LIMITS_NEW, LIMITS_TO, CLASSES = "limits-from", "limits-new", "limits-to", "dscp-from"
-LIMIT_MAPS = dict.fromkeys((LIMITS_FROM, LIMITS_NEW, LIMITS_TO, CLASSES), ElementShape.NAME_CHAIN)
-"""The maps that lead packets to the chains of an interface's limits: as they come in, new connections, going out; and
-to the chain that marks them with a class.
+LIMIT_MAPS = dict.fromkeys((LIMITS_FROM, LIMITS_NEW, LIMITS_TO, CLASSES, FLOOD_TO), ElementShape.NAME_CHAIN)
+"""The maps that lead packets to the chains of an interface's limits: as they come in, new connections, going out; to
+the chain that marks them with a class; new ones towards it, to the chain for its sources.
 """
 
 LIMITED_COUNTER = "limited"
@@ -61,9 +62,30 @@ def render_limit_hooks(used: Collection[str]) -> dict[str, Lines]:
         forward.append(f"oifname vmap @{LIMITS_TO}")
     if CLASSES in used:
         chains["dscp-forward"] = (_hook("forward", _MARKING_PRIORITY), f"iifname vmap @{CLASSES}")
+    if FLOOD_TO in used:
+        chains |= render_flood_hook()
     if forward:
         chains["limit-forward"] = (_hook("forward", _LIMIT_PRIORITY), *forward)
     return chains
+
+
+def needed_chains(interface: str, limits: Limits) -> set[str]:
+    """Returns the chains without which the limits of an interface do not hold, those on hooks among them."""
+    chain_by_map = {map_: chain for map_, (chain, _) in render_limits(interface, limits).items()}
+    needed = set(chain_by_map.values())
+    if LIMITS_FROM in chain_by_map:
+        needed.add("limit-prerouting")
+    if LIMITS_NEW in chain_by_map:
+        needed |= {"limit-new", "limit-input", "limit-forward"}
+    if LIMITS_TO in chain_by_map:
+        needed.add("limit-forward")
+    if limits.connections_in or limits.connections_out:
+        needed.add(_REFUSE)
+    if limits.dscp is not None:
+        needed |= {class_chain(limits.dscp), "dscp-forward"}
+    if limits.per_source is not None:
+        needed |= {rate_chain(limits.per_source), FLOOD_HOOK}
+    return needed
 
 
 def class_chain(dscp: int) -> str:

@@ -63,7 +63,10 @@ _ETHERNET = 1  # link layer
 _RATE_LEAST_BYTES = 2_500
 _BURST_LEAST_BYTES = 10 * 1024
 _PEAK_BURST_LEAST_BYTES = 64 * 1024
-_QUEUE_LEAST_BYTES = 48 * 1024  # at slow rates: what a connection has under way at its start, and some
+# At slow rates. A connection doubles what it has under way until something is lost, and nothing behind that reaches the
+# receiver's program before it was sent again. With more room more of it is lost at once: with 48 KiB at 1 Mbit/s a
+# receiver has 82 % of the rate after 4 s, with 16 KiB all of it.
+_QUEUE_LEAST_BYTES = 16 * 1024
 
 
 def make_shaper(bandwidth: Bandwidth) -> Shaper:

@@ -138,6 +138,20 @@ def test_manifests_that_people_are_told_to_apply_have_no_fault(folder: str) -> N
     assert main(["validate", *(f"-f{path}" for path in paths)]) == ExitCode.OK
 
 
+def test_rate_of_a_policy_that_would_limit_nothing_is_refused_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "calm.yaml"
+    path.write_text(
+        "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata:\n  name: calm\n  annotations:\n"
+        '    felix/new-connection-rate-per-source: "50/s"\nspec: {selector: all(), types: [Ingress]}\n'
+    )
+    assert main(["validate", "-f", str(path)]) == ExitCode.BAD_DATA
+    said = capsys.readouterr().err
+    assert said.startswith(f"felix: {path}: document 1, line 6: GlobalNetworkPolicy(")
+    assert "metadata.annotations[felix/new-connection-rate-per-source]: is not a number from 0 to 1000000" in said
+
+
 def test_limit_that_would_limit_nothing_is_refused_with_its_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
