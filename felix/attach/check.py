@@ -10,7 +10,9 @@ from felix.attach.names import NAME, Attached, handle_name, host_interface, make
 from felix.attach.profiles import GROUP_LABEL
 from felix.attach.types import ADDRESSES_LIMIT, AttachRequest, Code, Refusal
 from felix.attach.veth import GATEWAY_V4, VethSpec, find_problem
+from felix.calc.limits import read_limits
 from felix.ipam.block import ENDPOINT, NODE
+from felix.model.keys import ResourceKey
 from felix.model.net import Net, parse_address, parse_net
 
 LABELS_LIMIT = 256
@@ -83,6 +85,10 @@ def check_attach(request: AttachRequest, place: Place, least: int = 1) -> Wanted
     _check_count(request, addresses, given, least)
     if not place.has_ipv6 and (request.ipv6 or any(net.version == 6 for net in (*addresses, *given))):
         raise _invalid("ipv6", str(request.ipv6), "this host has no IPv6 for workloads (Ipv6Support, or its kernel)")
+    _, problems = read_limits(ResourceKey("WorkloadEndpoint", request.namespace, str(who)), request.qos_controls)
+    if problems:
+        first = problems[0]
+        raise _invalid(first.field.removeprefix("spec."), first.value, first.reason)
     mac = request.mac.lower() or make_mac(place.node, who)
     interface = host_interface(place.prefix, request.namespace, who)
     mtu = request.mtu or place.mtu

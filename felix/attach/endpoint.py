@@ -125,6 +125,8 @@ def make_document(intent: EndpointIntent, chosen: tuple[Net, ...]) -> dict[str, 
     }
     if request.ports:
         spec["ports"] = [{"name": one.name, "protocol": one.protocol, "port": one.port} for one in request.ports]
+    if request.qos_controls is not None and (controls := msgspec.to_builtins(request.qos_controls)):
+        spec["qosControls"] = controls
     labels = {**request.labels, _NAMESPACE_LABEL: request.namespace, _ORCHESTRATOR_LABEL: who.orchestrator}
     metadata = {
         "name": intent.key.name,

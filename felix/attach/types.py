@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from felix.errors import Blame, FelixError, Remedy
+from felix.model.endpoints import QosControls
 
 DEFAULT_DEADLINE_S = 30.0
 DEADLINE_LIMIT_S = 120.0
@@ -81,6 +82,10 @@ class Port(Message, frozen=True, kw_only=True):
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
+class Controls(QosControls, frozen=True, gc=False, forbid_unknown_fields=True):
+    """Limits of an endpoint, named as in its record; a name that is none of them is refused."""
+
+
 class AttachRequest(Message, frozen=True, kw_only=True):
     """A container that is to have an interface.
 
@@ -90,6 +95,7 @@ class AttachRequest(Message, frozen=True, kw_only=True):
     addresses are chosen for it. addresses: which it must have besides. given: allocated already, by somebody else.
     pools: names or prefixes to choose from. node: which host is meant, empty for whichever this is. mac: empty for one
     that follows from its name. mtu: 0 for what the host chooses: the kernel's own, or what tunnels leave of it.
+    qos_controls: limits of its endpoint.
     """
 
     network: str
@@ -112,6 +118,7 @@ class AttachRequest(Message, frozen=True, kw_only=True):
     mac: str = ""
     mtu: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     ports: tuple[Port, ...] = ()
+    qos_controls: Controls | None = msgspec.field(default=None, name="qosControls")
     default_route: bool = True
     forwarding: bool = False
     deadline_s: Deadline = DEFAULT_DEADLINE_S

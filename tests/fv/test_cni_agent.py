@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from felix.lab.names import POOL_V4
+from felix.lab.place import wait_until
 from felix.model.net import Net
 from tests.support.cni import FOREIGN, CniHost, Runtime, write_launchers
 from tests.support.cni_contract import CniContract
@@ -149,6 +151,36 @@ def test_exhausted_pool_is_told_and_leaves_nothing(host: CniHost, one: Runtime) 
     answer = one.call("ADD", one.conf(ipam={"type": "felix-ipam", "ipv4_pools": ["no-such-pool"]}))
     assert answer.code == 102, answer.describe()
     assert "no-such-pool" in str(answer.document)
+    assert "eth0" not in host.execute(one, "ip", "-brief", "link")
+
+
+def test_bandwidth_that_the_runtime_asks_for_is_shaped_without_another_plugin(host: CniHost, one: Runtime) -> None:
+    wanted = {"ingressRate": 1_000_000, "ingressBurst": 200_000, "egressRate": 20_000_000}
+    conf = one.conf("1.0.0", runtimeConfig={"bandwidth": wanted}, qosControls={"egressMaxConnections": 7})
+    result = one.add(conf)
+    outside = result["interfaces"][0]["name"]
+
+    def read() -> str:
+        return host.execute_on_host("sh", "-c", "tc qdisc show; nft list table inet felix")
+
+    def is_shaped() -> bool:
+        return re.search(rf"tbf fe1c: dev {outside} root .* rate 1Mbit burst 25000b", read()) is not None
+
+    wait_until(is_shaped, 20.0, "the shaper towards it")
+    wait_until(lambda: re.search(r"tbf fe1c: dev fxbw-\S+ root .* rate 20Mbit", read()) is not None, 20.0, "the other")
+    assert "ct count over 7 " in read()
+    one.succeed("CHECK", conf | {"prevResult": result})
+    one.succeed("DEL", conf)
+    wait_until(lambda: "fe1c:" not in read() and "ct count over 7 " not in read(), 20.0, "nothing of it to be left")
+
+
+@pytest.mark.parametrize(("rate", "seen"), [(999, "999"), (10**16, "10000000000000000")])
+def test_bandwidth_out_of_range_is_refused_and_leaves_nothing(
+    host: CniHost, one: Runtime, rate: int, seen: str
+) -> None:
+    answer = one.call("ADD", one.conf("1.0.0", runtimeConfig={"bandwidth": {"egressRate": rate}}))
+    assert answer.code == 7, answer.describe()
+    assert f"qosControls.egressBandwidth: '{seen}': is not from 1000 to" in str(answer.document)
     assert "eth0" not in host.execute(one, "ip", "-brief", "link")
 
 

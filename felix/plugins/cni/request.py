@@ -40,6 +40,9 @@ def attach_body(call: Call, conf: Conf, given: list[str]) -> dict[str, object]:
             take(conf.fields, "container_settings", dict, {}), "allow_ip_forwarding", False, "container_settings."
         ),
     }
+    limits = limits_wanted(conf)
+    if limits:
+        body["qosControls"] = limits
     profiles = take_texts(conf.fields, "profiles")
     body |= node_meant(conf)
     if profiles:
@@ -50,6 +53,30 @@ def attach_body(call: Call, conf: Conf, given: list[str]) -> dict[str, object]:
     if not given:
         body |= address_choice(conf, requested_addresses(conf, pairs))
     return body
+
+
+def limits_wanted(conf: Conf) -> dict[str, object]:
+    """Returns the limits of the endpoint: what the configuration says, and over that what the runtime does.
+
+    The runtime's rates are bits a second and its bursts bits, as the endpoint's are; 0 is no limit, as everywhere.
+    """
+    limits = dict(take(conf.fields, "qosControls", dict, {}))
+    asked = take(conf.runtime, "bandwidth", dict, {}, "runtimeConfig.")
+    for side in ("ingress", "egress"):
+        where = "runtimeConfig.bandwidth."
+        rate = take(asked, f"{side}Rate", int, 0, where)
+        burst = take(asked, f"{side}Burst", int, 0, where)
+        for key, value in ((f"{side}Rate", rate), (f"{side}Burst", burst)):
+            if value < 0:
+                raise CniError(INVALID_CONFIG, f'"{where}{key}" is {value}; it cannot be negative')
+        if burst and not rate:
+            text = f'"{where}{side}Burst" is {burst}, but there is no "{side}Rate"'
+            raise CniError(INVALID_CONFIG, text, "a burst alone limits nothing: give the rate too")
+        if rate:
+            for name in ("Burst", "Peakrate", "Minburst"):  # of another rate
+                limits.pop(side + name, None)
+            limits |= {f"{side}Bandwidth": rate, **({f"{side}Burst": burst} if burst else {})}
+    return limits
 
 
 def address_choice(conf: Conf, requested: list[str]) -> dict[str, object]:

@@ -15,6 +15,7 @@ from felix.attach.profiles import GROUP_LABEL, choose_profiles, make_profiles
 from felix.attach.types import AttachRequest, Code, DetachRequest, Refusal, bound_deadline, parse_request
 from felix.model.codec import decode
 from felix.model.net import parse_net
+from felix.model.records import WorkloadEndpoint
 from felix.model.validate import judge
 from felix.selector.parse import parse
 
@@ -113,12 +114,15 @@ def test_host_without_addresses_lets_nobody_in() -> None:
 
 
 def test_endpoint_is_read_back_as_it_was_meant() -> None:
-    request = make(labels={"app": "web"}, ports=[{"name": "http", "port": 80}], ipv6=1)
+    limits = {"ingressBandwidth": 10**6, "egressPacketRate": 100, "dscp": "EF"}
+    request = make(labels={"app": "web"}, ports=[{"name": "http", "port": 80}], ipv6=1, qosControls=limits)
     given = {parse_net("10.0.0.9"): "uid-1"}
     intent = EndpointIntent("h1", request, WHO, "net1.c1", "cali1", "02:00:00:00:00:01", ("net1",), 77, 0.0, given)
     chosen = (parse_net("fd00::7"), parse_net("10.0.0.7"))
     decoded = decode(intent.key, render_document(intent, chosen))
     assert decoded.problems == ()
+    assert isinstance(decoded.record, WorkloadEndpoint)
+    assert msgspec.to_builtins(decoded.record.spec.qos_controls) == limits
     one = find_attachment(intent.key, decoded.record, "h1", 5)
     assert one is not None
     assert (one.who, one.host_interface, one.revision, one.note.netns) == (WHO, "cali1", 5, 77)
@@ -164,6 +168,9 @@ def test_endpoint_with_a_note_that_cannot_be_read_is_nobodys_to_remove(text: str
         ({"addresses": ["fe80::ecee:eeff:feee:eeee"]}, "only the link"),
         ({"ipv4": 0}, "expected 1 to 16"),
         ({"ipv4": 10, "ipv6": 10}, "expected 1 to 16"),
+        ({"qosControls": {"egressBandwidth": 5}}, "qosControls.egressBandwidth: '5': is not from 1000 to"),
+        ({"qosControls": {"ingressBandwidth": 10**6, "ingressBurst": 10**11}}, "qosControls.ingressBurst"),
+        ({"qosControls": {"dscp": "best"}}, "qosControls.dscp: 'best': is neither 0-63 nor"),
         ({"addresses": ["10.0.0.0/24"]}, "addresses"),
         ({"addresses": ["ten"]}, "addresses"),
         ({"addresses": ["10.0.0.1"], "given": ["10.0.0.1"]}, "stands there twice"),
@@ -213,7 +220,17 @@ def test_attributes_that_only_the_agent_may_write_or_nobody_can_keep_are_refused
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{", b"\xff", b'{"container":1}', b'{"container":"c","colour":1}', b"[" * 100000]
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"\xff",
+        b'{"container":1}',
+        b'{"container":"c","colour":1}',
+        b"[" * 100000,
+        b'{"network":"n","container":"c","qosControls":{"egressBandwith":1000}}',
+    ],
 )
 def test_body_that_is_no_request_is_refused(body: bytes) -> None:
     with pytest.raises(Refusal, match="the request cannot be used") as refused:

@@ -94,6 +94,47 @@ def test_settings_of_the_interface_are_passed_on() -> None:
 
 
 @pytest.mark.parametrize(
+    ("runtime", "configured", "expected"),
+    [
+        ({}, {}, None),
+        ({"bandwidth": None}, {}, None),
+        ({"bandwidth": {"ingressRate": 0, "ingressBurst": 0}}, {}, None),
+        ({"bandwidth": {"ingressRate": 10**6}}, {}, {"ingressBandwidth": 10**6}),
+        (
+            {"bandwidth": {"ingressRate": 10**6, "ingressBurst": 10**5, "egressRate": 10**7, "egressBurst": 2**31 - 1}},
+            {},
+            {"ingressBandwidth": 10**6, "ingressBurst": 10**5, "egressBandwidth": 10**7, "egressBurst": 2**31 - 1},
+        ),
+        ({}, {"egressPacketRate": 5000}, {"egressPacketRate": 5000}),
+        (
+            {"bandwidth": {"egressRate": 10**7}},
+            {"egressBandwidth": 10**6, "egressBurst": 10**5, "ingressBandwidth": 10**8, "dscp": "EF"},
+            {"egressBandwidth": 10**7, "ingressBandwidth": 10**8, "dscp": "EF"},
+        ),
+    ],
+)
+def test_bandwidth_of_the_runtime_and_limits_of_the_network_are_those_of_the_endpoint(
+    runtime: dict[str, object], configured: dict[str, object], expected: dict[str, object] | None
+) -> None:
+    body = _body(runtimeConfig=runtime, qosControls=configured)
+    assert (body.qos_controls and msgspec.to_builtins(body.qos_controls)) == expected
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "words"),
+    [
+        ({"ingressBurst": 10**6}, 'there is no "ingressRate"'),
+        ({"egressRate": -1}, 'egressRate" is -1; it cannot be negative'),
+        ({"egressRate": 10**6, "egressBurst": -8}, 'egressBurst" is -8; it cannot be negative'),
+    ],
+)
+def test_bandwidth_that_cannot_be_meant_is_refused(bandwidth: dict[str, object], words: str) -> None:
+    with pytest.raises(CniError, match=words) as caught:
+        _body(runtimeConfig={"bandwidth": bandwidth})
+    assert caught.value.code == INVALID_CONFIG
+
+
+@pytest.mark.parametrize(
     ("fields", "args", "wanted"),
     [
         ({}, "IP=10.1.0.9", ("10.1.0.9",)),
@@ -178,6 +219,11 @@ def test_labels_of_cni_args_are_labels() -> None:
         {"container_settings": {"allow_ip_forwarding": 1}},
         {"include_default_routes": "perhaps"},
         {"ports": [80]},
+        {"qosControls": []},
+        {"runtimeConfig": {"bandwidth": 10**6}},
+        {"runtimeConfig": {"bandwidth": {"ingressRate": "1M"}}},
+        {"runtimeConfig": {"bandwidth": {"ingressRate": 1e6}}},
+        {"runtimeConfig": {"bandwidth": {"egressRate": True}}},
     ],
 )
 def test_field_of_a_wrong_kind_is_named(fields: dict[str, object]) -> None:
@@ -247,7 +293,7 @@ def test_settings_of_kubernetes_and_the_datastore_are_ignored() -> None:
         "policy": {"type": "k8s"},
         "feature_control": {"floating_ips": False},
         "capabilities": {"portMappings": True, "bandwidth": True},
-        "runtimeConfig": {"portMappings": [{"hostPort": 80}], "bandwidth": {"ingressRate": 1}},
+        "runtimeConfig": {"portMappings": [{"hostPort": 80}]},
     }
     refuse_unsupported(_conf(**fields))
     assert _body(**fields) == _body()
