@@ -56,7 +56,7 @@ from tests.model.fake_nft import FakeNft
 from tests.model.host_worlds import bindings, make_host_endpoint
 from tests.model.nft_worlds import deltas, drive, endpoint, rules
 
-_NOT_ENCODED = re.compile(r"\b(dnat ip|snat ip|masquerade|dscp set)|^update @")
+_NOT_ENCODED = re.compile(r"\b(dnat ip|snat ip|masquerade|dscp set)|\bupdate @")
 """What goes through libnftables: rules of translation, marking and flood protection, which hardly ever change."""
 _HOOK = "type "
 

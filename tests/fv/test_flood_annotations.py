@@ -13,7 +13,14 @@ from felix.calc.limits import BURST_ANNOTATION, RATE_ANNOTATION
 from felix.lab.probe import echo
 from felix.lab.store import Document
 from tests.support.fv import Fleet
-from tests.support.load import count_openings, flooding, measure_answers, open_connections, read_conntrack
+from tests.support.load import (
+    count_delivered,
+    count_openings,
+    flooding,
+    measure_answers,
+    open_connections,
+    read_conntrack,
+)
 from tests.support.nft import count_dropped
 
 pytestmark = pytest.mark.fv
@@ -104,6 +111,12 @@ def test_annotation_that_nobody_can_use_is_named_and_its_policy_enforced(fleet: 
         assert "default.calm" in problems
         fleet.check(("client tcp 80 to near",), ())
         assert count_openings(fleet.sites["client"], fleet.sites["near"], 4, 120) == 120
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_stream_of_datagrams_that_nobody_answers_is_one_connection(fleet: Fleet, version: int) -> None:
+    with annotated(fleet, 1, 2):
+        assert count_delivered(fleet.sites["client"], fleet.sites["near"], version, 40, 0.2) == 40
 
 
 def _flood_chains(fleet: Fleet) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -78,6 +79,31 @@ def test_connections_over_the_limit_are_refused_until_others_end(fleet: Fleet, v
         assert len(others) == 6
         for one in others:
             one.close()
+
+
+def test_streams_that_nobody_answers_go_on_when_a_limit_comes_that_is_below_their_number(fleet: Fleet) -> None:
+    near, client = fleet.sites["near"], fleet.sites["client"]
+    receiver = near.place.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    senders = [client.place.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(4)]
+    with ExitStack() as kept:
+        for one in (receiver, *senders):
+            kept.enter_context(closing(one))
+        receiver.settimeout(5.0)
+        receiver.bind((near.ipv4, 0))
+        for sender in senders:
+            sender.bind((client.ipv4, 0))
+            sender.connect(receiver.getsockname())
+
+        def send_from_all() -> set[bytes]:
+            for number, sender in enumerate(senders):
+                sender.send(bytes((number,)))
+            return {receiver.recv(16) for _ in senders}
+
+        everybody = send_from_all()
+        with fleet.changed("near", qosControls={"ingressMaxConnections": 1}):
+            assert send_from_all() == everybody
+        with fleet.changed("client", qosControls={"egressMaxConnections": 1}):
+            assert send_from_all() == everybody
 
 
 def measure(source: Site, target: Site, version: int) -> float:

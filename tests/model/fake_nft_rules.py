@@ -412,6 +412,9 @@ class _Parser:
             case "state":
                 self._state()
             case "status":
+                if self._is_next("!"):  # every packet is the first of its connection
+                    self._expect("0x8")
+                    return
                 self._expect("0x20")
                 self._conditions.append(lambda passing, _: passing.original is not None)
             case "original":

@@ -125,6 +125,10 @@ def _guarded(word: str, config: NftConfig, gate: str) -> Iterator[str]:
         yield f'{word} "{prefix}*" {drop(DENIED_COUNTER)}'
 
 
+FIRST_OF_CONNECTION = "ct state 0x8 ct status ! 0x8"
+"""Matches what opens a connection. What follows is new too until somebody answers, but confirmed by then."""
+
+
 def drop(counter: str) -> str:
     """Returns the statement that counts a packet and drops it."""
     return f'counter name "{counter}" drop'

@@ -283,9 +283,10 @@ class _Rule:
     def _compare_bits(self, field: Field) -> None:
         zero = bytes(field.size_bytes)
         self._made.append(field.load(to.FIRST_REGISTER))
-        if field is FIELDS["tcp flags"]:
-            if not self._skip("!"):
-                raise NotEncodable("tcp flags")
+        is_inverted = self._skip("!")
+        if field is FIELDS["tcp flags"] and not is_inverted:
+            raise NotEncodable("tcp flags")
+        if is_inverted:
             self._made += [to.mask(read_bits(field, self._take())), to.compare(to.EQUAL, zero)]
             return
         bits = 0

@@ -11,7 +11,7 @@ to; endpoints with the same rate share chain and sets, and no budget, for the se
 from __future__ import annotations
 
 from felix.calc.desired import POOLS, SourceRate
-from felix.dataplane.nft.base import drop
+from felix.dataplane.nft.base import FIRST_OF_CONNECTION, drop
 from felix.dataplane.nft.nat import net_set
 from felix.dataplane.nft.types import FloodConfig, Lines, NftConfig, ObjectName
 
@@ -29,7 +29,6 @@ _CHECKS = (
 )
 """Family, condition, and what a source is."""
 _CHECK = "flood-check"
-_NEW = "ct state 0x8"
 _PRIORITY = 9  # behind all policy, before connections are counted
 _NFT_BURST = 5
 _COUNTER = "flooding"
@@ -52,8 +51,8 @@ def render_floods(config: NftConfig) -> dict[str, Lines]:
         f"{which}update @{_SOURCES[version]} {{ {key} {limit} }} {drop(_COUNTER)}" for version, which, key in _CHECKS
     ]
     prefixes = config.interface_prefixes
-    from_workload = [f'{_NEW} iifname "{prefix}*" goto {_CHECK}' for prefix in prefixes]
-    to_workload = [f'{_NEW} oifname "{prefix}*" goto {_CHECK}' for prefix in prefixes]
+    from_workload = [f'{FIRST_OF_CONNECTION} iifname "{prefix}*" goto {_CHECK}' for prefix in prefixes]
+    to_workload = [f'{FIRST_OF_CONNECTION} oifname "{prefix}*" goto {_CHECK}' for prefix in prefixes]
     return {
         _CHECK: tuple(checks),
         "flood-forward": (_hook("forward"), *from_workload, *to_workload),
@@ -89,7 +88,7 @@ def render_rate(rate: SourceRate) -> Lines:
 
 def render_flood_hook() -> dict[str, Lines]:
     """Returns the chain that leads to those of rates."""
-    return {FLOOD_HOOK: (_hook("forward"), f"{_NEW} oifname vmap @{FLOOD_TO}")}
+    return {FLOOD_HOOK: (_hook("forward"), f"{FIRST_OF_CONNECTION} oifname vmap @{FLOOD_TO}")}
 
 
 def _declare(type_: str, size: int) -> Lines:

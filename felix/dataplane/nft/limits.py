@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from felix.calc.desired import POOLS, Limits, PacketRate
-from felix.dataplane.nft.base import drop
+from felix.dataplane.nft.base import FIRST_OF_CONNECTION, drop
 from felix.dataplane.nft.floods import FLOOD_HOOK, FLOOD_TO, rate_chain, render_flood_hook
 from felix.dataplane.nft.names import limit_chain
 from felix.dataplane.nft.nat import net_set
@@ -27,7 +27,6 @@ the chain that marks them with a class; new ones towards it, to the chain for it
 
 LIMITED_COUNTER = "limited"
 _REFUSE = "limit-refuse"
-_NEW = "ct state 0x8"
 _NFT_BURST = 5  # what nft takes when nothing is said: some versions list it, some do not
 _POLICING_PRIORITY = -299  # behind the gate for sources, before connections are tracked
 _LIMIT_PRIORITY = 10  # behind all policy
@@ -40,7 +39,7 @@ def render_limits(interface: str, limits: Limits) -> dict[str, tuple[str, Lines]
     new_lines = _render_connections(limits.connections_out)
     to_lines = (
         *_render_packets(limits.packets_in),
-        *(f"{_NEW} {line}" for line in _render_connections(limits.connections_in)),
+        *(f"{FIRST_OF_CONNECTION} {line}" for line in _render_connections(limits.connections_in)),
     )
     lines_by_map = {LIMITS_FROM: from_lines, LIMITS_NEW: new_lines, LIMITS_TO: to_lines}
     return {map_: (limit_chain(map_, interface), lines) for map_, lines in lines_by_map.items() if lines}
@@ -56,8 +55,8 @@ def render_limit_hooks(used: Collection[str]) -> dict[str, Lines]:
         chains["limit-prerouting"] = (_hook("prerouting", _POLICING_PRIORITY), f"iifname vmap @{LIMITS_FROM}")
     if LIMITS_NEW in used:
         chains["limit-new"] = (f"iifname vmap @{LIMITS_NEW}",)
-        chains["limit-input"] = (_hook("input", _LIMIT_PRIORITY), f"{_NEW} jump limit-new")
-        forward.append(f"{_NEW} jump limit-new")
+        chains["limit-input"] = (_hook("input", _LIMIT_PRIORITY), f"{FIRST_OF_CONNECTION} jump limit-new")
+        forward.append(f"{FIRST_OF_CONNECTION} jump limit-new")
     if LIMITS_TO in used:
         forward.append(f"oifname vmap @{LIMITS_TO}")
     if CLASSES in used:
