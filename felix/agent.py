@@ -663,6 +663,7 @@ def _tunnel_settings(settings: Settings) -> TunnelSettings:
         mtu4=settings.vxlan_mtu,
         mtu6=settings.vxlan_mtu_v6,
         externals=tuple(parse_net(text) for text in settings.external_nodes),
+        has_ipv6=settings.ipv6_support and has_ipv6(),
     )
 
 

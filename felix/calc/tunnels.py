@@ -40,7 +40,7 @@ Claim = tuple[int, str]
 
 class TunnelSettings(NamedTuple):
     """is_enabled: None: as pools say; True: IPv4 has a tunnel in any case. mtu4, mtu6: 0: as the interface below says.
-    externals: from where tunnel packets are taken besides hosts.
+    externals: from where tunnel packets are taken besides hosts. has_ipv6: whether there may be a tunnel for IPv6.
     """
 
     is_enabled: bool | None = None
@@ -49,6 +49,7 @@ class TunnelSettings(NamedTuple):
     mtu4: int = 0
     mtu6: int = 0
     externals: tuple[Net, ...] = ()
+    has_ipv6: bool = True
 
 
 class TunnelWish(NamedTuple):
@@ -284,7 +285,7 @@ class Tunnels:
         return OwnVtep(end.address, end.mac, end.outer, settings.vni, settings.port, mtu)
 
     def _is_on(self, family: int) -> bool:
-        if self._settings.is_enabled is False:
+        if self._settings.is_enabled is False or (family == 6 and not self._settings.has_ipv6):
             return False
         return (self._settings.is_enabled is True and family == 4) or any(self._tunnelled(family))
 

@@ -177,6 +177,13 @@ async def test_pool_that_does_not_select_the_host_gives_nothing(stage: Stage) ->
     assert await stage.held() == {}
 
 
+async def test_host_without_ipv6_or_with_the_tunnel_switched_off_has_no_address_in_it(stage: Stage) -> None:
+    await start(stage)
+    assert len(await stage.settle(TunnelSettings(has_ipv6=False))) == 1
+    assert await stage.settle(TunnelSettings(is_enabled=False)) == []
+    assert await stage.held() == {}
+
+
 async def test_without_a_node_nothing_is_given(stage: Stage) -> None:
     await start(stage)
     wishes = await stage.wishes()

@@ -109,6 +109,8 @@ class Oracle:
     def find_own(self, family: int) -> OwnVtep | None:
         enabled = self.settings.is_enabled
         wanted = any(net.version == family and mode != "Never" for _, _, net, mode in self.pools)
+        if family == 6 and not self.settings.has_ipv6:
+            return None
         if enabled is False or OWN not in self.nodes or not (wanted or (enabled is True and family == 4)):
             return None
         outer, _, tunnel, mac = self.said(family, OWN)
@@ -179,7 +181,7 @@ def check(mirror: DesiredMirror, records: Mapping[Key, Record], settings: Tunnel
 @given(st.integers(0, 2**32), st.sampled_from([None, None, True, False]))
 def test_tunnels_by_any_path_are_as_calculated_from_everything(seed: int, is_enabled: bool | None) -> None:
     choice = random.Random(seed)
-    settings = TunnelSettings(is_enabled, externals=EXTERNALS)
+    settings = TunnelSettings(is_enabled, externals=EXTERNALS, has_ipv6=choice.random() < 0.8)
     graph, mirror = CalcGraph(OWN), DesiredMirror()
     graph.tunnels.configure(settings)
     stored: Records = {}
