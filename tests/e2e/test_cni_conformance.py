@@ -195,7 +195,7 @@ def test_plugin_of_felix_conforms_in_every_version(plugin: str, lab: Lab) -> Non
     (host,) = lab.hosts
     enforced = _read_enforced(host)
 
-    report = run_checks(Wish(plugin, host=host, is_ipam=plugin == "felix-ipam"), lambda _: None)
+    report = run_checks(Wish(plugin, host=host, is_ipam=plugin == "felix-ipam", settle_s=20.0), lambda _: None)
 
     assert report.supported == list(VERSIONS)
     assert _failed(report) == []
@@ -244,7 +244,9 @@ def _check_mix(host: Host, plugin: str, ipam: Json, directory: Path) -> Report:
     config = directory / f"{plugin}.conf"
     socket = str(host.rundir / "felix.sock")
     config.write_text(json.dumps({"name": "mixed", "type": plugin, "agent_socket": socket, "ipam": ipam}))
-    return run_checks(Wish(plugin, config=config, host=host, versions=[_NEWEST_OF_DEBIAN]), lambda _: None)
+    return run_checks(
+        Wish(plugin, config=config, host=host, versions=[_NEWEST_OF_DEBIAN], settle_s=20.0), lambda _: None
+    )
 
 
 def _find_given(lab: Lab) -> list[str]:
