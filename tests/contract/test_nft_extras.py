@@ -313,6 +313,24 @@ def test_limit_that_the_kernel_does_not_take_is_left_out_and_named_on_its_endpoi
     assert not plan.shortfalls
 
 
+def test_rate_per_source_that_the_kernel_does_not_take_is_named_on_endpoints_that_have_it_alone() -> None:
+    kernel, plan = FakeNft(), NftPlan(NftConfig())
+    plan.replace_believed(KernelTable())
+    kernel.is_refused = lambda line: "update @" in line
+    calm = replace(endpoint(1, _EMPTY, _EMPTY), limits=Limits(per_source=SourceRate(50, 100)))
+    marked = replace(endpoint(2, _EMPTY, _EMPTY), limits=Limits(dscp=46, connections_in=5))
+    plan.on_delta(DesiredDelta(endpoints={calm.key: calm, marked.key: marked}))
+    drive(kernel, plan)
+    assert plan.is_settled
+    assert plan.is_enforced(calm.key)
+    assert plan.find_shortfall(calm).startswith("not limited as wanted, the kernel refuses flood-50-100: ")
+    assert plan.find_shortfall(marked) == ""
+    kernel.is_refused = lambda line: False
+    plan.replace_believed(read_table(kernel))
+    drive(kernel, plan)
+    assert plan.find_shortfall(calm) == ""
+
+
 def test_cut_connections_are_read_as_written_and_go_without_a_trace(run: Run) -> None:
     addresses = ((4, "10.1.0.1", "10.9.0.1"), (6, "fd01::1", "fd09::1"))
     answers = [Packet(v, parse_address(a).value, parse_address(b).value, 6, 80, 40000) for v, a, b in addresses]
