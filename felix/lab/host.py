@@ -130,6 +130,8 @@ class Host(Place):
 
     def _settings(self) -> dict[str, str]:
         endpoint = f"http://{FABRIC_ADDRESS_V4}:{ETCD_PORT}"
+        # Hosts in different subnets are joined by tunnels: there is no BIRD to wait for.
+        bird_socket = "none" if self._state.read().is_apart else str(self.bird_socket)
         return {
             "FELIX_FELIXHOSTNAME": self.addresses.name,
             "FELIX_DATASTORETYPE": "etcdv3",
@@ -137,7 +139,7 @@ class Host(Place):
             "FELIX_RUNDIR": str(self.rundir),
             "FELIX_STATEDIR": str(self.directory / "state"),
             "FELIX_BIRDCONFIGDIR": str(self.bird_config.parent),
-            "FELIX_BIRDCONTROLSOCKET": str(self.bird_socket),
+            "FELIX_BIRDCONTROLSOCKET": bird_socket,
             "FELIX_ENDPOINTSTATUSPATHPREFIX": str(self.directory / "status"),
             "FELIX_PROMETHEUSMETRICSENABLED": "true",
             "FELIX_HEALTHENABLED": "true",

@@ -23,7 +23,7 @@ from tests.support.load import (
 )
 from tests.support.nft import count_dropped
 
-pytestmark = pytest.mark.fv
+pytestmark = [pytest.mark.fv, pytest.mark.alone]
 _PER_S, _FLOOD_S = 3000, 1.0
 _RATE, _BURST = 50, 50
 _OPEN: Document = {"selector": "role == 'server'", "types": ["Ingress"], "ingress": [{"action": "Allow"}]}
