@@ -619,6 +619,11 @@ class Driver:
         if fill:
             result = await self._kernel.apply_fill(fill)
             self._nft.absorb_fill(fill, result)
+            if fill.rebuilds and not result.error:
+                log.warning(
+                    "table inet felix is built anew, since %s; interfaces with policy are closed meanwhile",
+                    self._nft.rebuild_reason,
+                )
             self._note_nft(cycle, result)
 
     async def _clean_nft(self, cycle: Cycle) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import socket
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
 from tests.fv.test_host_traffic import restart
+from tests.fv.test_revocation import opened, read_ids
 from tests.support.fv import Fleet
 
 pytestmark = pytest.mark.fv
@@ -178,3 +182,80 @@ def test_chains_of_host_endpoints_that_somebody_changes_are_mended(fleet: Fleet)
             fleet.h1.run(["nft", change])
             fleet.wait(lambda: has("chain", "host-input", "vmap") and has("map", "to-host", "eth0"), "the mending")
         fleet.check_packets(FAILSAFES, TO_HOST)
+
+
+class Knocking:
+    """Datagrams to a closed port of h1, each from a socket of its own, as many as go; how many came there."""
+
+    def __init__(self, fleet: Fleet, port: int) -> None:
+        self._sender, receiver = fleet.sites["outside"].place, fleet.sites["h1"].place
+        self._target = fleet.h1.ipv4, port
+        self._receiver = receiver.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self._receiver.bind(self._target)
+        self._receiver.setblocking(False)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._knock)
+        self.sent = 0
+
+    def __enter__(self) -> Knocking:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._receiver.close()
+
+    def count(self) -> int:
+        """Returns how many came since the last time."""
+        count = 0
+        with suppress(BlockingIOError):
+            while self._receiver.recv(16):
+                count += 1
+        return count
+
+    def _knock(self) -> None:
+        while not self._stop.is_set():
+            with self._sender.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as one:
+                for _ in range(20):
+                    one.sendto(b"x", self._target)
+                    self.sent += 1
+
+
+def test_table_that_is_built_anew_lets_nothing_through_that_policy_denies_and_keeps_what_is_open(fleet: Fleet) -> None:
+    """Somebody has changed a hook, which cannot be mended in place."""
+    tampering = (
+        "delete chain inet felix host-translated; add chain inet felix host-translated "
+        "{ type filter hook postrouting priority 7; policy accept; }"
+    )
+
+    def count_told() -> int:
+        return fleet.h1.agent_log.read_text().count("table inet felix is built anew, since chain host-translated has")
+
+    def hook() -> str:
+        listing = ["nft", "-y", "list", "chain", "inet", "felix", "host-translated"]
+        return fleet.h1.run(listing, check=False).stdout
+
+    kept = ("outside tcp 80 to h1", "outside tcp 22 to h1", "h1 udp 81 to outside", "outside tcp 80 to near")
+    with (
+        fleet.stored(HEP),
+        fleet.stored(SERVED),
+        opened(fleet, *kept) as connections,
+        Knocking(fleet, 4444) as knocking,
+    ):
+        many = [one for flows in connections.values() for one in flows]
+        told, before = count_told(), read_ids(fleet.h1, many)
+
+        def is_over(sent: int, lines: int) -> bool:
+            return knocking.sent > sent and count_told() == lines
+
+        for number in range(1, 4):
+            fleet.h1.run(["nft", tampering])
+            fleet.wait(lambda: "priority 0" in hook(), "the table to be mended", 20.0)
+            fleet.wait(functools.partial(is_over, knocking.sent + 1000, told + number), "log and packets", 20.0)
+        assert knocking.count() == 0
+        assert read_ids(fleet.h1, many) == before
+        assert all(one.try_one(3.0) for one in many)
+        fleet.check_packets(FAILSAFES, TO_HOST[1:])
+        listed = fleet.h1.run(["nft", "list", "table", "inet", "felix"]).stdout
+        assert "host-guard-" not in listed

@@ -261,7 +261,7 @@ def apply_fill(port: NftPort, plan: FillPlan) -> ApplyResult:
 
 
 def _declare(port: NftPort, plan: FillPlan, result: ApplyResult) -> bool:
-    objects, chains = plan.objects, plan.chains
+    objects, chains = plan.objects, (*plan.chains, *plan.guards)
     rebuilds, existing = plan.rebuilds, plan.existing
     while objects or chains or rebuilds:
         some, objects = objects[:_TRANSACTION_OBJECTS], objects[_TRANSACTION_OBJECTS:]
@@ -284,11 +284,12 @@ def apply_structure(port: NftPort, plan: StructurePlan) -> ApplyResult:
     result = ApplyResult()
     try:
         is_written = _write_plan(port, plan, result) and _write_extras(port, plan.extras, plan.existing, result)
+        if is_written:
+            _write_elements(port, plan.dispatch, result)
+        if is_written and not result.error and not result.refused:
+            _write_extras(port, plan.unguarding, plan.existing, result)
     except PeerError as error:
         result.error, result.needs_read = f"writing chains: {error}", True
-        return result
-    if is_written:
-        _write_elements(port, plan.dispatch, result)
     return result
 
 

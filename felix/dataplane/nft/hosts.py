@@ -26,8 +26,9 @@ from felix.dataplane.nft.names import (
     is_inward,
     stack_chain,
 )
+from felix.dataplane.nft.stack import render_closed
 from felix.dataplane.nft.tunnels import render_tunnel_passes
-from felix.dataplane.nft.types import ElementShape, Lines, NftConfig, ObjectName
+from felix.dataplane.nft.types import ElementShape, KernelTable, Lines, NftConfig, ObjectName
 from felix.model.keys import ResourceKey
 from felix.reconcile.delta import DeltaTracker
 
@@ -58,6 +59,14 @@ _PLACES = {
 HOST_SHAPES = {place.map: ElementShape.NAME_CHAIN for place in _PLACES.values()}
 """The maps that lead packets of the host's own interfaces to policy; there while somebody needs them."""
 _NOTHING = Stack((), ())
+GUARD_PREFIX = f"{HOST_PREFIX}guard-"
+_GUARDED = {
+    HOST_INGRESS: (),
+    HOST_EGRESS: (),
+    FORWARD_INGRESS: (PRE_DNAT, UNTRACKED_INGRESS),
+    FORWARD_EGRESS: (),
+}
+"""Where interfaces are closed while the table is built anew, and the earlier places whose interfaces are meant too."""
 
 
 class HostDispatch:
@@ -76,6 +85,7 @@ class HostDispatch:
         self._tunnels: frozenset[int] = frozenset()
         self._hooked: dict[str, Lines] | None = {}  # None: something was bound or closed since
         self._distinct: tuple[HostStacks, ...] | None = None  # the same
+        self._led: dict[str, set[str]] = {}
 
     @property
     def closed(self) -> Collection[str]:
@@ -168,6 +178,40 @@ class HostDispatch:
             chains[_ASIDE] = ()
         return chains
 
+    def note_table(self, table: KernelTable) -> None:
+        """`table` was read: interfaces whose packets it leads to policy are closed if it is built anew."""
+        self._led = {
+            direction: {
+                key.rstrip(b"\0").decode(errors="surrogateescape")
+                for key, chain in table.elements.get(place.map, {}).items()
+                if chain != _ASIDE
+            }
+            | ({ALL_INTERFACES} if _has_default(table, place) else set())
+            for direction, place in _PLACES.items()
+        }
+
+    def render_guards(self) -> dict[str, Lines]:
+        """Returns chains that close interfaces with host endpoints, now or in the table before, but for failsafes and
+        what is open; they look into no map. Those on hooks bear the names of the chains that will replace them.
+        """
+        chains: dict[str, Lines] = {}
+        for direction, earlier in _GUARDED.items():
+            names = set().union(*(self._find_led(one) for one in (direction, *earlier)))
+            if not names:
+                continue
+            place = _PLACES[direction]
+            guard = f"{GUARD_PREFIX}{place.map}"
+            chains[guard] = render_closed(self._config, direction, "closed until its policy is in place")
+            lines = [f'{place.word} "{name}" goto {guard}' for name in sorted(names - {ALL_INTERFACES})]
+            if ALL_INTERFACES in names:
+                lines += [*_render_spared(self._config, place.word), f"goto {guard}"]
+            chains[place.chain] = (_render_hook(place), *lines)
+        return chains
+
+    def _find_led(self, direction: str) -> set[str]:
+        bound = {name for name in self._endpoint_by_interface if direction in self._wanted_stacks(name)}
+        return bound | self._led.get(direction, set())
+
     def is_enforced(self, interface: str, believed_hooks: Mapping[str, Lines]) -> bool:
         """Whether the kernel is believed to lead the packets of the interface to its policy."""
         believed, desired = self._chains.tracker.believed, self._chains.tracker.desired
@@ -242,14 +286,26 @@ def _close(stacks: HostStacks) -> HostStacks:
     return HostStacks(_NOTHING, _NOTHING, *forward)
 
 
+def _has_default(table: KernelTable, place: _Place) -> bool:
+    chain = _LEAVING if place.chain == _PLACES[HOST_EGRESS].chain else place.chain
+    return any(line.startswith("goto ") for line in table.chains.get(chain, ()))
+
+
+def _render_hook(place: _Place) -> str:
+    return f"type filter hook {place.hook} priority {place.priority}; policy accept;"
+
+
+def _render_spared(config: NftConfig, word: str) -> list[str]:
+    return [f'{word} "{name}" accept' for name in ("lo", *(f"{prefix}*" for prefix in config.interface_prefixes))]
+
+
 def _hook_chains(
     config: NftConfig, direction: str, place: _Place, default: Stack | None, passes: Lines
 ) -> dict[str, Lines]:
-    hook = f"type filter hook {place.hook} priority {place.priority}; policy accept;"
+    hook = _render_hook(place)
     lines = [*passes, f"{place.word} vmap @{place.map}"]
     if default is not None:
-        spared = ("lo", *(f"{prefix}*" for prefix in config.interface_prefixes))
-        lines += [f'{place.word} "{name}" accept' for name in spared]
+        lines += _render_spared(config, place.word)
         lines.append(f"goto {stack_chain(direction, default)}")
     if direction != HOST_EGRESS:
         return {place.chain: (hook, *lines)}

@@ -25,8 +25,8 @@ from felix.dataplane.nft.base import (
 from felix.dataplane.nft.chains import ChainBook
 from felix.dataplane.nft.counters import Counted, CounterBook
 from felix.dataplane.nft.elements import name_key
-from felix.dataplane.nft.extras import Extras, is_extra
-from felix.dataplane.nft.hosts import HOST_PREFIX, HOST_SHAPES, HostDispatch
+from felix.dataplane.nft.extras import Extras, is_extra, is_guard, is_hooked
+from felix.dataplane.nft.hosts import GUARD_PREFIX, HOST_PREFIX, HOST_SHAPES, HostDispatch
 from felix.dataplane.nft.limits import LIMIT_MAPS
 from felix.dataplane.nft.members import MemberBook
 from felix.dataplane.nft.names import EGRESS, INGRESS, stack_chain
@@ -77,6 +77,7 @@ class NftPlan:
         self._suspended: dict[ResourceKey, str] = {}
         self._problems_version = 0
         self._rebuilds = False
+        self.rebuild_reason = ""  # of the last time
         self._is_guarding = False
         for name, lines in base_objects(config).items():
             self._objects.set_desired(name, lines)
@@ -145,7 +146,9 @@ class NftPlan:
         """`table` is what the kernel has. What was refused before is tried again."""
         self._extras.cuts.adopt(table.elements)
         self._extras.settle()
-        self._rebuilds = not self._is_mendable(table)
+        self._rebuilds = bool(reason := self._why_unmendable(table))
+        self.rebuild_reason = reason or self.rebuild_reason
+        self._hosts.note_table(table)
         self._is_guarding = self._has_gates(table)
         if self._rebuilds:
             table = KernelTable()
@@ -162,19 +165,28 @@ class NftPlan:
             self._claim(key, endpoint)
         self._settle()
 
-    def _is_mendable(self, table: KernelTable) -> bool:
-        """Whether every difference can be mended in place: declarations and hooks of what is used cannot change."""
+    def _why_unmendable(self, table: KernelTable) -> str:
+        """Returns why not every difference can be mended in place, or nothing: declarations and hooks of what is used
+        cannot change.
+        """
         if not table.exists:
-            return True
+            return ""
+        if not table.is_plain:
+            return "it is dormant or has something that no table of ours has"
         wanted_objects = self._objects.desired
         wanted_chains = {**self._chains.tracker.desired, **self._extras.tracker.desired}
         wanted_names = {name: kind for kind, name in wanted_objects if kind != "counter"}
-        return (
-            table.is_plain
-            and all(wanted_names.get(name, kind) == kind for kind, name in table.objects if kind != "counter")
-            and all(wanted_objects.get(name, lines) == lines for name, lines in table.objects.items())
-            and all(_hook_of(wanted_chains.get(name, lines)) == _hook_of(lines) for name, lines in table.chains.items())
-        )
+        for (kind, name), lines in table.objects.items():
+            if kind != "counter" and wanted_names.get(name, kind) != kind:
+                return f"{name} is a {kind}, not a {wanted_names[name]}"
+            wanted = wanted_objects.get(ObjectName(kind, name), lines)
+            if wanted != lines:
+                return f"{kind} {name} is declared as {'; '.join(lines)}, not as {'; '.join(wanted)}"
+        for name, lines in table.chains.items():
+            hooks = _hook_of(wanted_chains.get(name, lines)), _hook_of(lines)
+            if hooks[0] != hooks[1]:
+                return f"chain {name} has {hooks[1] or 'no hook'}, not {hooks[0] or 'none'}"
+        return ""
 
     def _has_gates(self, table: KernelTable) -> bool:
         wanted = self._chains.tracker.desired
@@ -208,7 +220,8 @@ class NftPlan:
         existing = tuple(name for name, _ in chains if name in tracker.believed)
         address_sets = [name for name in self._members.unsettled_sets() if name not in _LED_SHAPES]
         changes = tuple(self._members.pending(address_sets))
-        return FillPlan(tuple(objects), chains, existing, self._rebuilds, changes, counters)
+        guards = tuple(self._hosts.render_guards().items()) if self._rebuilds else ()
+        return FillPlan(tuple(objects), chains, existing, guards, self._rebuilds, changes, counters)
 
     def plan_structure(self) -> StructurePlan:
         """Returns the second step, for when the first has been absorbed."""
@@ -216,8 +229,17 @@ class NftPlan:
         chains = [(name, lines) for name, lines in tracker.pending_updates() if not self._chains.is_base(name)]
         existing = frozenset(name for name, _ in chains if name in tracker.believed)
         extras = self._extras.plan()
-        existing |= {name for name, _ in extras if name in self._extras.tracker.believed}
-        return StructurePlan(tuple(chains), existing, tuple(self._members.pending(_LED_SHAPES)), extras)
+        believed = self._extras.tracker.believed
+        existing |= {name for name, _ in extras if name in believed}
+        is_guarded = any(name.startswith(GUARD_PREFIX) for name in believed)
+        last = [name for name, lines in extras if is_guarded and is_guard(name) and is_hooked(lines)]
+        return StructurePlan(
+            tuple(chains),
+            existing,
+            tuple(self._members.pending(_LED_SHAPES)),
+            tuple(one for one in extras if one[0] not in last),
+            tuple(one for one in extras if one[0] in last),
+        )
 
     @property
     def is_closing(self) -> bool:
@@ -249,6 +271,7 @@ class NftPlan:
         if result.chains or result.objects:
             self._rebuilds = self._rebuilds and not plan.rebuilds
         self._absorb_written(plan.chains, result)
+        self._extras.absorb(plan.guards, result)
         for name, lines in plan.objects:
             if name in result.objects:
                 self._objects.note_present(name, lines)
@@ -261,7 +284,7 @@ class NftPlan:
     def absorb_structure(self, plan: StructurePlan, result: ApplyResult) -> None:
         """What the kernel took of `plan` is believed; what it refused is closed and reported in `problems`."""
         self._absorb_written(plan.chains, result)
-        self._extras.absorb(plan.extras, result)
+        self._extras.absorb((*plan.extras, *plan.unguarding), result)
         for chain, reason in result.skipped.items():
             if chain.startswith(HOST_PREFIX):
                 self._close_host(ALL_INTERFACES, reason)

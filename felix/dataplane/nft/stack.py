@@ -98,6 +98,11 @@ def render_stack(
     return rendered
 
 
+def render_closed(config: NftConfig, direction: str, reason: str) -> Lines:
+    """Returns the lines of an interface of the host that lets nothing pass but failsafes and what is open already."""
+    return (_states(config), *render_failsafes(config, direction), _render_denied(config, direction, reason))
+
+
 def _states(config: NftConfig) -> str:
     first = "0x1 : drop, " if config.drop_invalid else ""
     return f"ct state vmap {{ {first}0x2 : accept, 0x4 : accept }}"

@@ -212,11 +212,13 @@ class FillPlan:
     objects: declarations, those that base chains need first. chains: base chains and what they go to.
     existing: chains of those that are replaced. rebuilds: the old table goes in the same transaction.
     counters: of policies, to be made. changes: elements of address sets.
+    guards: chains that close interfaces of the host until theirs stand, in the same transaction; only when it rebuilds.
     """
 
     objects: tuple[tuple[ObjectName, Lines], ...] = ()
     chains: tuple[tuple[str, Lines], ...] = ()
     existing: tuple[str, ...] = ()
+    guards: tuple[tuple[str, Lines], ...] = ()
     rebuilds: bool = False
     changes: tuple[SetChange, ...] = ()
     counters: tuple[str, ...] = ()
@@ -232,15 +234,17 @@ class StructurePlan:
     chains: name and lines. extras: those of features beside policy (see `extras`), in the order in which they refer
     to each other. existing: names of those that are replaced, the others are new.
     dispatch: the changes of all dispatch maps and of the sets of claimed interfaces and sources: one transaction.
+    unguarding: extras that open interfaces of the host to their policy; last, and only if all of `dispatch` is in.
     """
 
     chains: tuple[tuple[str, Lines], ...] = ()
     existing: frozenset[str] = frozenset()
     dispatch: tuple[SetChange, ...] = ()
     extras: tuple[tuple[str, Lines], ...] = ()
+    unguarding: tuple[tuple[str, Lines], ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.chains or self.dispatch or self.extras)
+        return bool(self.chains or self.dispatch or self.extras or self.unguarding)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,16 @@ from felix.calc.desired import (
     CompiledPolicy,
     CompiledRule,
     DesiredDelta,
+    EntityMatch,
     HostStacks,
+    PortRange,
     Stack,
     StackTier,
 )
+from felix.dataplane.nft.apply import apply_fill
 from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.read import read_table
-from felix.dataplane.nft.types import KernelTable, NftConfig
+from felix.dataplane.nft.types import KernelTable, NftConfig, ObjectName
 from felix.model.keys import ResourceKey
 from felix.model.net import parse_net
 from felix.policy.host_settings import Failsafe
@@ -150,3 +153,64 @@ def test_failsafes_are_those_of_the_settings_in_their_direction_and_from_their_p
     assert not kernel.is_sent(_packet(179), "eth0")
     fe80 = parse_net("fe80::1").value
     assert kernel.is_received(Packet(6, fe80, fe80 + 1, ICMPV6, icmp_type=135, icmp_code=0), "eth0")
+
+
+_SERVED = ResourceKey("GlobalNetworkPolicy", "", "default.served")
+
+
+def _serving() -> HostStacks:
+    tiers = (StackTier("default", (_SERVED,), Action.DENY),)
+    return HostStacks(Stack(tiers, ()), Stack((), (_OPEN,)), Stack(tiers, (), Action.PASS))
+
+
+def _start_serving(kernel: FakeNft, interface: str) -> NftPlan:
+    """Returns the plan of an agent that knows everything, and that the kernel has what it wants."""
+    plan = NftPlan(NftConfig())
+    plan.replace_believed(read_table(kernel))
+    rule = CompiledRule(Action.ALLOW, protocol=TCP, destination=EntityMatch(ports=(PortRange(80, 80),)))
+    plan.on_delta(DesiredDelta(policies={_OPEN: _ALL, _SERVED: CompiledPolicy((rule,), ())}))
+    plan.bind_hosts({interface: make_host_endpoint(interface, _serving())})
+    drive(kernel, plan)
+    assert plan.is_settled
+    return plan
+
+
+@pytest.mark.parametrize("interface", ["eth0", ALL_INTERFACES])
+@pytest.mark.parametrize("is_restarted", [False, True], ids=["at work", "started anew"])
+def test_table_that_is_built_anew_closes_interfaces_of_the_host_until_their_policy_stands(
+    interface: str, *, is_restarted: bool
+) -> None:
+    kernel = FakeNft()
+    plan = _start_serving(kernel, interface)
+    before = read_table(kernel)
+    table = read_table(kernel)
+    table.objects[ObjectName("set", "claimed")] = ("type mark",)
+    seen = []
+
+    def check() -> None:
+        passing = [_is_received(kernel, port) for port in (22, 80, 81)]
+        passing += [kernel.is_forwarded(_packet(port), "eth0", "eth1") for port in (80, 81)]
+        seen.append(passing)
+        assert kernel.is_received(_packet(80), "eth0", "established")
+        assert kernel.is_forwarded(_packet(80), "eth0", "eth1", "established")
+        assert kernel.is_received(_packet(81), "lo")
+
+    kernel.after_write = check
+    if is_restarted:
+        plan = NftPlan(NftConfig())
+        plan.replace_believed(table)
+        fill = plan.plan_fill()  # what an agent writes that finds a table which guards nothing
+        plan.absorb_fill(fill, apply_fill(kernel, fill))
+        table = read_table(kernel)
+        _start_serving(kernel, interface)
+    else:
+        plan.replace_believed(table)
+        assert "claimed" in plan.rebuild_reason
+        drive(kernel, plan)
+        assert plan.is_settled
+    closed, opened = [True, False, False, False, False], [True, True, False, True, False]
+    assert seen[0] == closed
+    assert seen[-1] == opened
+    assert all(passing in (closed, opened) for passing in seen)
+    after = read_table(kernel)
+    assert (after.chains, after.elements) == (before.chains, before.elements)
