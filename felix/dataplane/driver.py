@@ -442,6 +442,7 @@ class Driver:
         if self._tunnels.needs_read:
             await self._attempt((TUNNELS,), cycle, self._read_tunnels)
         self._overlay.look()
+        self._nft.on_tunnel_devices(self._tunnels.standing)
         bindings, refusals = self._hosts.pop_bindings(), self._nft.problems_version
         self._nft.bind_hosts(bindings)
         if self._revoker is not None:
@@ -653,6 +654,8 @@ class Driver:
             cycle.note_writes(ROUTES, sum(answer is None for answer in result.answers))
 
     async def _write_tunnels(self, cycle: Cycle) -> None:
+        if not self._nft.guards_tunnels:
+            return  # anybody's packets would come out of it
         await self._apply_tunnels(self._tunnels.plan_additions(may_delete=True), cycle)
 
     async def _clean_tunnels(self, cycle: Cycle) -> None:

@@ -37,7 +37,7 @@ from felix.dataplane.nft.limits import (
 )
 from felix.dataplane.nft.members import MemberBook
 from felix.dataplane.nft.nat import net_set, render_nat
-from felix.dataplane.nft.tunnels import TUNNEL_PREFIX, render_tunnels
+from felix.dataplane.nft.tunnels import TUNNEL_GUARD, TUNNEL_PREFIX, render_tunnels
 from felix.dataplane.nft.types import ApplyResult, ElementShape, Lines, NftConfig, ObjectName
 from felix.model.net import Net
 from felix.reconcile.delta import DeltaTracker
@@ -67,6 +67,7 @@ class Extras:
         self._users_by_class: Counter[int] = Counter()
         self._tunnels: set[int] = set()
         self._users_by_rate: Counter[SourceRate] = Counter()
+        self._devices: frozenset[int] = frozenset()
         for name, lines in flood_objects(config.flood).items():
             objects.set_desired(name, lines)
         self._skipped: dict[str, tuple[Lines, str]] = {}
@@ -98,6 +99,24 @@ class Extras:
     def tunnels(self) -> frozenset[int]:
         """The families in which this host has a tunnel."""
         return frozenset(self._tunnels)
+
+    def on_tunnel_devices(self, versions: frozenset[int]) -> bool:
+        """Devices of tunnels of these families stand, wanted or not: nobody else's packets may come out of them.
+
+        Returns whether that is news; then call `settle`.
+        """
+        is_news = versions != self._devices
+        self._devices = versions
+        return is_news
+
+    @property
+    def guards_tunnels(self) -> bool:
+        """Whether the kernel is believed to take packets of tunnels from known hosts only."""
+        wanted = self._render_tunnels().get(TUNNEL_GUARD)
+        return wanted is None or self._tracker.believed.get(TUNNEL_GUARD) == wanted
+
+    def _render_tunnels(self) -> dict[str, Lines]:
+        return render_tunnels(self._config.vxlan_port, self._tunnels | self._devices)
 
     def claim(self, endpoint: LocalEndpoint) -> None:
         """The endpoint has the external addresses and limits that it asks for, as soon as `settle` was called.
@@ -157,10 +176,10 @@ class Extras:
         has_sources = self._config.flood.per_s or self._users_by_rate
         self._nets.need(POOLS, is_needed=bool(masqueraded or floating or classes or has_sources))
         self._nets.need(HOSTS, is_needed=bool(masqueraded and self._config.nat.spares_hosts))
-        self._nets.need(TUNNEL_PEERS, is_needed=bool(self._tunnels))
+        self._nets.need(TUNNEL_PEERS, is_needed=bool(self._tunnels or self._devices))
         hooked = {
             **self._others,
-            **render_tunnels(self._config.vxlan_port, self._tunnels),
+            **self._render_tunnels(),
             **render_nat(self._config.nat, masqueraded, floating),
             **{class_chain(dscp): render_class(dscp) for dscp in classes},
             **render_limit_hooks(self._used_maps),
@@ -274,8 +293,8 @@ def is_hooked(lines: Lines) -> bool:
 
 
 def is_guard(chain: str) -> bool:
-    """Whether interfaces of the host are open without that chain: refused, it stays as it was."""
-    return chain.startswith(HOST_PREFIX)
+    """Whether interfaces of the host, or tunnels, are open without that chain: refused, it stays as it was."""
+    return chain.startswith(HOST_PREFIX) or chain == TUNNEL_GUARD
 
 
 class _NetSets:

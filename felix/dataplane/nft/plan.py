@@ -131,6 +131,16 @@ class NftPlan:
         if endpoint_by_interface:
             self._settle()
 
+    def on_tunnel_devices(self, versions: frozenset[int]) -> None:
+        """Devices of tunnels of these families stand, wanted or not; until they go, what guards them stays."""
+        if self._extras.on_tunnel_devices(versions):
+            self._settle()
+
+    @property
+    def guards_tunnels(self) -> bool:
+        """Whether the kernel is believed to take packets of tunnels from known hosts only; if not, none may be made."""
+        return self._extras.guards_tunnels
+
     def _settle(self) -> None:
         self._chains.settle()
         self._hosts.set_tunnels(self._extras.tunnels)

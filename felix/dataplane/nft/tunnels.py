@@ -15,6 +15,8 @@ from felix.dataplane.nft.nat import net_set
 from felix.dataplane.nft.types import Lines
 
 TUNNEL_PREFIX = "vxlan-"
+TUNNEL_GUARD = "vxlan-input"
+"""The chain without which anybody's packets come out of a tunnel."""
 _WORD = {4: "ip", 6: "ip6"}
 
 
@@ -25,7 +27,7 @@ def render_tunnels(port: int, versions: Collection[int]) -> dict[str, Lines]:
     return {
         "vxlan-prerouting": (_hook("prerouting", -300), *_lines(port, versions, "saddr", "notrack")),
         "vxlan-output": (_hook("output", -300), *_lines(port, versions, "daddr", "notrack")),
-        "vxlan-input": (
+        TUNNEL_GUARD: (
             _hook("input", -1),
             *(
                 f"{_WORD[version]} saddr != @{net_set(TUNNEL_PEERS, version)} udp dport {port} {drop('tunnelled')}"

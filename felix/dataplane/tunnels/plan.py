@@ -113,6 +113,11 @@ class TunnelPlan:
         found = self._found_by_version.get(version)
         return version in self._own_by_version and found is not None and found.device is not None
 
+    @property
+    def standing(self) -> frozenset[int]:
+        """The families whose device is there and is ours, wanted or not."""
+        return frozenset(version for version, found in self._found_by_version.items() if found.device is not None)
+
     def on_event(self, event: TunnelEvent) -> bool:
         """One announced change happened; returns whether that leaves something to do."""
         if self._replay is not None:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from felix.calc.desired import ClusterRoute, DesiredDelta, OwnVtep, RemoteVtep
+from felix.dataplane.nft.types import Culprit
 from felix.dataplane.routes.types import RouteKey
 from felix.dataplane.tunnels.types import DEVICE_BY_VERSION, Device, Item, Kind
 from felix.errors import PeerError
@@ -251,3 +252,41 @@ async def test_endpoint_elsewhere_is_reached_by_its_own_route_and_here_by_its_in
     world.host.put(key, world.host.table[key][0]._replace(is_ours=False))
     world.deliver()
     await rig.until(lambda: world.host.table[key][0].is_ours)
+
+
+@both
+async def test_device_is_guarded_from_before_it_stands_until_it_is_gone(
+    rig: Rig, world: FakeWorld, version: int
+) -> None:
+    seen: list[bool] = []
+
+    def look(_: str) -> None:
+        if world.tunnels.held:
+            seen.append(is_guarded(world))
+
+    world.before_step = look
+    await start(rig, version)
+    await rig.until(lambda: hops(world) == wanted_hops(version))
+    world.failures_by_step["routes"] = [PeerError("no answer")]  # then nothing of the tunnel is removed yet
+    rig.tell(no_tunnel(version))
+    await rig.until(lambda: not world.tunnels.held and not is_guarded(world))
+    await settle(rig)
+    assert seen
+    assert all(seen)
+
+
+async def test_without_its_guard_no_tunnel_is_made(rig: Rig, world: FakeWorld) -> None:
+    world.nft.is_refused = lambda line: "tunnelled" in line and "saddr" in line
+    await rig.start()
+    rig.tell(tunnel(4))
+    await rig.until(lambda: any("vxlan-input" in str(problems) for problems in rig.problems()))
+    assert not world.tunnels.held
+    world.nft.is_refused = lambda line: False
+    assert world.news is not None
+    world.news.on_foreign_table(Culprit(1, "nft"))
+    await rig.until(lambda: hops(world) == wanted_hops(4))
+    assert is_guarded(world)
+
+
+def is_guarded(world: FakeWorld) -> bool:
+    return world.nft.table is not None and bool(world.nft.table.rules.get("vxlan-input"))
