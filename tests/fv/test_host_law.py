@@ -21,8 +21,8 @@ from felix.model.net import Net, parse_net
 from felix.policy.evaluate import Direction, World
 from felix.policy.host import Port, is_untracked
 from felix.policy.host_settings import FAILSAFES_IN, FAILSAFES_OUT, IPIP, Failsafe, HostSettings
-from felix.policy.journey import HOST, Journey, Site, find_exit, find_floating, travel
-from felix.policy.packet import TCP, UDP, Packet
+from felix.policy.journey import HOST, Journey, Site, find_behind, find_exit, find_floating, may_send, travel
+from felix.policy.packet import TCP, UDP, Packet, Way
 from tests.model.fake_nft import Fate
 from tests.model.host_worlds import host_worlds
 from tests.model.worlds import EXTERNALS, PROTOCOLS, draw_packet
@@ -229,6 +229,7 @@ class Run:
         arrived = self._bench.wire.try_entries([entry for entry, _ in trials])
         for (entry, journey), seen in zip(trials, arrived, strict=True):
             self._compare(world, entry, journey, seen)
+            self._check_judge(world, entry, journey)
             self._bench.tried["answered"] += bool(seen.answered_at)
             self._note(world, entry, journey)
 
@@ -247,10 +248,37 @@ class Run:
         real = describe_seen(seen, journey, find_exit(world, _SITE, reverse(entry.packet)))
         if not (meant == faked == real):
             steps = "".join(f"\n    {step}" for step in journey.verdict.trace)
+            keys = {step.policy for step in journey.verdict.trace} & world.policies.keys()
+            steps += "".join(f"\n    {world.policies[key]}" for key in sorted(filter(None, keys)))
             pytest.fail(f"{entry}\nby meaning {meant}\nin the fake {faked}\nreally      {real}{steps}")
         ports = self._config.nat.ports
         if journey.is_hidden and seen.packet is not None and ports is not None and seen.packet.protocol in (TCP, UDP):
             assert ports[0] <= (seen.packet.source_port or 0) <= ports[1]
+
+    def _check_judge(self, world: World, entry: Entry, journey: Journey) -> None:
+        """A connection that is open is judged as its first packet is now."""
+        packet, place = entry
+        sender = find_behind(world, _SITE, place)
+        if place in WORKLOAD_INTERFACES and (sender is None or not may_send(world, sender, packet)):
+            return  # nobody opens a connection like that
+        if place not in (HOST, find_exit(world, _SITE, reverse(packet))):
+            return  # of an open connection it is known where answers go, not where it came from
+        if sender is not None and journey.exit == HOST:
+            return  # settings say more about it than policy, and are not looked at again
+        if has_no_track(world, entry):
+            return
+        after = journey.packet._replace(source=packet.source, source_port=packet.source_port)
+        if after.destination_net in find_floating(world, _SITE):
+            return  # somebody else's translation led to an external address, which no endpoint takes for its own
+        if world.settings.is_failsafe_untracked(after, is_inward=place != HOST):
+            return  # spared, also where it is the answer to one that is
+        ways = {
+            net: Way("lo", True) if where == HOST else Way(where)
+            for net, where in ((after.destination_net, journey.exit), (after.source_net, place))
+        }
+        allowed = self.tables.plans[0].verdicts.is_allowed(after, ways, packet)
+        assert allowed is journey.verdict.allowed, f"{entry}, judged as {after} by {ways}: {journey.verdict}"
+        self._bench.tried["judged as open"] += 1
 
     def _note(self, world: World, entry: Entry, journey: Journey) -> None:
         way = "sent" if entry.place == HOST else "received" if journey.exit == HOST else "forwarded"
@@ -272,10 +300,14 @@ def is_answer_certain(world: World, entry: Entry) -> bool:
     The kernel looks for a checksum in packets in packets before it answers, and there is none (nf_reject_verify_csum).
     An answer about a packet that was not tracked belongs to nothing, so policy for what the host sends decides.
     """
-    is_outer = entry.place == UPLINK
-    if is_outer and is_untracked(world, _SITE.node, _SITE.uplink, Direction.INGRESS, entry.packet):
-        return False
-    return entry.packet.protocol != IPIP
+    return entry.packet.protocol != IPIP and not (entry.place == UPLINK and has_no_track(world, entry))
+
+
+def has_no_track(world: World, entry: Entry) -> bool:
+    """Whether connection tracking does not see the packet."""
+    direction = Direction.EGRESS if entry.place == HOST else Direction.INGRESS
+    at_uplink = entry.place in (HOST, UPLINK)
+    return at_uplink and is_untracked(world, _SITE.node, _SITE.uplink, direction, entry.packet)
 
 
 def choose(world: World, entries: Sequence[Entry]) -> list[tuple[Entry, Journey]]:

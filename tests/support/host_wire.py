@@ -28,6 +28,11 @@ _SENTINEL_SOURCE = parse_net("192.0.2.201").value
 # Failsafes: whatever policy says, the first reaches the host and the second leaves it.
 _TO_HOST = Packet(4, _SENTINEL_SOURCE, HOST_ADDRESSES[0].value, UDP, 9, 68)
 _FROM_HOST = Packet(4, HOST_ADDRESSES[0].value, _SENTINEL_SOURCE, UDP, 9, 53)
+# Every denied packet is to be answered, however many there are at once.
+_UNLIMITED = """
+net.ipv4.icmp_ratemask=0 net.ipv4.icmp_msgs_per_sec=1000000 net.ipv4.icmp_msgs_burst=10000
+net.ipv6.icmp.ratemask=127 net.ipv6.icmp.ratelimit=0
+"""
 
 
 class Entry(NamedTuple):
@@ -55,7 +60,7 @@ class HostWire(Wire):
 
     def listen(self) -> None:
         """The host receives, and can send; call it once."""
-        self.host.execute("sysctl", "-q", "-w", "net.ipv4.icmp_ratemask=0", "net.ipv6.icmp.ratelimit=0")
+        self.host.execute("sysctl", "-q", "-w", *_UNLIMITED.split())
         for net in HOST_ADDRESSES:
             self.host.ip(f"addr add {net} dev {UPLINK}" + (" nodad" if net.version == 6 else ""))
         self._senders = {version: self.host.run(partial(_open_sender, version)) for version in _FAMILIES}
