@@ -40,6 +40,7 @@ from felix.model.records import (
     Policy,
     Profile,
     Record,
+    StagedGlobalNetworkPolicy,
     Tier,
     WorkloadEndpoint,
 )
@@ -228,7 +229,9 @@ class CalcGraph:
         elif placement is None:
             self._problems.set(key, None)
         self._matches.set_policy(key, placement)
-        at_host = place_host_policy(key, record) if isinstance(record, GlobalNetworkPolicy) else None
+        at_host = None
+        if isinstance(record, GlobalNetworkPolicy | StagedGlobalNetworkPolicy):
+            at_host = place_host_policy(key, record)
         if isinstance(at_host, Problem):
             self._problems.set(key, (at_host,))
             at_host = None

@@ -13,9 +13,10 @@ from felix.calc.sources import INTERFACE_PATTERN, NetsRead
 from felix.errors import Problem, shorten
 from felix.model.keys import Key, ResourceKey, format_key
 from felix.model.net import Net
-from felix.model.records import GlobalNetworkPolicy, HostEndpoint
+from felix.model.records import GlobalNetworkPolicy, HostEndpoint, StagedGlobalNetworkPolicy
 from felix.policy.order import policy_sort_key
 from felix.policy.scope import host_endpoint_labels, policy_selector
+from felix.policy.staged import is_tried
 from felix.selector.parse import SelectorError
 
 
@@ -40,10 +41,12 @@ def read_host_endpoint(key: ResourceKey, record: HostEndpoint, read: NetsRead) -
     return HostSpec(interface, read.nets, host_endpoint_labels(record.metadata.labels), record.spec.profiles)
 
 
-def place_host_policy(key: ResourceKey, record: GlobalNetworkPolicy) -> Placement | Problem | None:
+def place_host_policy(
+    key: ResourceKey, record: GlobalNetworkPolicy | StagedGlobalNetworkPolicy
+) -> Placement | Problem | None:
     """Returns where a policy stands for host endpoints, None if nowhere, or why nobody can tell whom it selects."""
     spec = record.spec
-    if not spec.types:
+    if not spec.types or (isinstance(record, StagedGlobalNetworkPolicy) and not is_tried(record)):
         return None
     try:
         selector = policy_selector("", spec.selector, spec.namespace_selector)

@@ -231,8 +231,10 @@ def is_about_workloads(policy: Policy) -> bool:
             return True
         case GlobalNetworkPolicy():
             return not (policy.spec.do_not_track or policy.spec.pre_dnat)
-        case StagedNetworkPolicy() | StagedGlobalNetworkPolicy():
+        case StagedNetworkPolicy():
             return is_tried(policy)
+        case StagedGlobalNetworkPolicy():
+            return is_tried(policy) and not (policy.spec.do_not_track or policy.spec.pre_dnat)
         case _:
             assert_never(policy)
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from felix.calc.desired import Action
 from felix.model.keys import ResourceKey
 from felix.model.net import Net, parse_net
-from felix.model.records import GlobalNetworkPolicy
+from felix.model.records import GlobalNetworkPolicy, StagedGlobalNetworkPolicy
 from felix.policy.evaluate import (
     Direction,
     Step,
@@ -28,6 +28,7 @@ from felix.policy.evaluate import (
     find_tiers,
 )
 from felix.policy.packet import Packet
+from felix.policy.staged import is_tried
 
 ALL_INTERFACES = "*"
 
@@ -39,6 +40,17 @@ class Kind(enum.Enum):
     PRE_DNAT = "preDNAT"
     NORMAL = "normal"
     FORWARD = "applyOnForward"
+
+
+class _Told(NamedTuple):
+    """What happened so far, as in `Verdict`."""
+
+    trace: list[Step]
+    staged: list[Step]
+
+    def decide(self, allowed: bool) -> Verdict:
+        """Returns this as the verdict."""
+        return Verdict(allowed, tuple(self.trace), tuple(self.staged))
 
 
 class Port(NamedTuple):
@@ -70,18 +82,18 @@ def evaluate_received(world: World, host: str, port: Port, packet: Packet, trans
 
     translated: what the packet is after its destination was translated; None: as before.
     """
-    trace: list[Step] = []
+    told = _Told([], [])
     endpoint = find_host_endpoint(world, host, port)
     if endpoint is None:
         return Verdict(True, ())
-    early = _evaluate_early(world, endpoint, packet, trace)
+    early = _evaluate_early(world, endpoint, packet, told)
     if early is not None:
-        return Verdict(early, tuple(trace))
+        return told.decide(early)
     after = translated or packet
     if world.settings.is_failsafe(after, is_inward=True):
-        return Verdict(True, tuple(trace))
-    last = _decide(world, (endpoint, Kind.NORMAL, Direction.INGRESS), after, trace)
-    return Verdict(last is Action.ALLOW, tuple(trace))
+        return told.decide(True)
+    last = _decide(world, (endpoint, Kind.NORMAL, Direction.INGRESS), after, told)
+    return told.decide(last is Action.ALLOW)
 
 
 def evaluate_sent(world: World, host: str, port: Port, packet: Packet, translated: Packet | None = None) -> Verdict:
@@ -89,18 +101,18 @@ def evaluate_sent(world: World, host: str, port: Port, packet: Packet, translate
 
     translated: what the packet is after its destination was translated; None: as before.
     """
-    trace: list[Step] = []
+    told = _Told([], [])
     endpoint = find_host_endpoint(world, host, port)
     if endpoint is None:
         return Verdict(True, ())
-    untracked = _decide_untracked(world, endpoint, Direction.EGRESS, packet, trace)
+    untracked = _decide_untracked(world, endpoint, Direction.EGRESS, packet, told)
     if untracked is not None:
-        return Verdict(untracked, tuple(trace))
+        return told.decide(untracked)
     after = translated or packet
     if world.settings.is_failsafe(after, is_inward=False):
-        return Verdict(True, tuple(trace))
-    last = _decide(world, (endpoint, Kind.NORMAL, Direction.EGRESS), after, trace)
-    return Verdict(last is Action.ALLOW, tuple(trace))
+        return told.decide(True)
+    last = _decide(world, (endpoint, Kind.NORMAL, Direction.EGRESS), after, told)
+    return told.decide(last is Action.ALLOW)
 
 
 def evaluate_forwarded(
@@ -117,35 +129,36 @@ def evaluate_forwarded(
     ports: where it comes in and where it leaves; None: a workload's interface.
     ends: the workloads behind these interfaces; None: those that own its addresses.
     """
-    trace: list[Step] = []
+    told = _Told([], [])
     after = translated or packet
     entry, exit_ = (None if port is None else find_host_endpoint(world, host, port) for port in ports)
     if entry is not None:
-        early = _evaluate_early(world, entry, packet, trace)
+        early = _evaluate_early(world, entry, packet, told)
         if early is None and find_host_tiers(world, entry, Kind.FORWARD, Direction.INGRESS):
-            early = _decide(world, (entry, Kind.FORWARD, Direction.INGRESS), after, trace) is not Action.DENY
+            early = _decide(world, (entry, Kind.FORWARD, Direction.INGRESS), after, told) is not Action.DENY
         if early is False:
-            return Verdict(False, tuple(trace))
+            return told.decide(False)
     between = evaluate(world, after, host) if ends is None else evaluate_between(world, after, *ends)
-    trace.extend(between.trace)
+    told.trace.extend(between.trace)
+    told.staged.extend(between.staged)
     if not between.allowed:
-        return Verdict(False, tuple(trace))
+        return told.decide(False)
     if exit_ is not None and find_host_tiers(world, exit_, Kind.FORWARD, Direction.EGRESS):
-        last = _decide(world, (exit_, Kind.FORWARD, Direction.EGRESS), after, trace)
-        return Verdict(last is not Action.DENY, tuple(trace))
-    return Verdict(True, tuple(trace))
+        last = _decide(world, (exit_, Kind.FORWARD, Direction.EGRESS), after, told)
+        return told.decide(last is not Action.DENY)
+    return told.decide(True)
 
 
 def is_untracked(world: World, host: str, port: Port, direction: Direction, packet: Packet) -> bool:
     """Whether connection tracking does not see the packet, because untracked policy allows it."""
     endpoint = find_host_endpoint(world, host, port)
-    return endpoint is not None and _decide_untracked(world, endpoint, direction, packet, []) is True
+    return endpoint is not None and _decide_untracked(world, endpoint, direction, packet, _Told([], [])) is True
 
 
 def decide_early(world: World, host: str, port: Port, packet: Packet) -> bool | None:
     """Returns what is decided about an incoming packet before it is known where it goes; None: nothing."""
     endpoint = find_host_endpoint(world, host, port)
-    return None if endpoint is None else _evaluate_early(world, endpoint, packet, [])
+    return None if endpoint is None else _evaluate_early(world, endpoint, packet, _Told([], []))
 
 
 def find_host_tiers(world: World, endpoint: ResourceKey, kind: Kind, direction: Direction) -> Tiers:
@@ -153,38 +166,38 @@ def find_host_tiers(world: World, endpoint: ResourceKey, kind: Kind, direction: 
     return find_tiers(world, endpoint, direction, {key for key in world.policies if kind in _kinds_of(world, key)})
 
 
-def _evaluate_early(world: World, endpoint: ResourceKey, packet: Packet, trace: list[Step]) -> bool | None:
+def _evaluate_early(world: World, endpoint: ResourceKey, packet: Packet, told: _Told) -> bool | None:
     """Returns what is decided about an incoming packet before it is known where it goes; None: nothing."""
-    untracked = _decide_untracked(world, endpoint, Direction.INGRESS, packet, trace)
+    untracked = _decide_untracked(world, endpoint, Direction.INGRESS, packet, told)
     if untracked is not None:
         return untracked
     if world.settings.is_failsafe(packet, is_inward=True):
         return None
-    last = _decide(world, (endpoint, Kind.PRE_DNAT, Direction.INGRESS), packet, trace)
+    last = _decide(world, (endpoint, Kind.PRE_DNAT, Direction.INGRESS), packet, told)
     return None if last is None else last is Action.ALLOW
 
 
 def _decide_untracked(
-    world: World, endpoint: ResourceKey, direction: Direction, packet: Packet, trace: list[Step]
+    world: World, endpoint: ResourceKey, direction: Direction, packet: Packet, told: _Told
 ) -> bool | None:
     if world.settings.is_failsafe_untracked(packet, is_inward=direction is Direction.INGRESS):
         return None
-    last = _decide(world, (endpoint, Kind.UNTRACKED, direction), packet, trace)
+    last = _decide(world, (endpoint, Kind.UNTRACKED, direction), packet, told)
     return None if last is None else last is Action.ALLOW
 
 
-def _decide(
-    world: World, asked: tuple[ResourceKey, Kind, Direction], packet: Packet, trace: list[Step]
-) -> Action | None:
+def _decide(world: World, asked: tuple[ResourceKey, Kind, Direction], packet: Packet, told: _Told) -> Action | None:
     """Returns ALLOW or DENY, None if policy of that kind leaves it to others."""
     endpoint, kind, direction = asked
     tiers = find_host_tiers(world, endpoint, kind, direction)
     if kind in (Kind.UNTRACKED, Kind.PRE_DNAT):
         tiers = [(tier._replace(default_action=Action.PASS), policies) for tier, policies in tiers]
     profiles = find_host_profiles(world, endpoint) if kind is Kind.NORMAL else []
-    last = evaluate_policies(world, endpoint, direction, packet, stack=(tiers, profiles), trace=trace, staged=[])
+    last = evaluate_policies(
+        world, endpoint, direction, packet, stack=(tiers, profiles), trace=told.trace, staged=told.staged
+    )
     if last is None and kind is Kind.NORMAL:
-        trace.append(Step(endpoint, direction, "", None, None, Action.DENY))
+        told.trace.append(Step(endpoint, direction, "", None, None, Action.DENY))
         return Action.DENY
     return last
 
@@ -198,7 +211,10 @@ def find_host_profiles(world: World, endpoint: ResourceKey) -> list[ResourceKey]
 
 def _kinds_of(world: World, key: ResourceKey) -> set[Kind]:
     policy = world.policies[key]
-    if not isinstance(policy, GlobalNetworkPolicy):
+    if isinstance(policy, StagedGlobalNetworkPolicy):
+        if not is_tried(policy):
+            return set()
+    elif not isinstance(policy, GlobalNetworkPolicy):
         return set()
     if policy.spec.do_not_track:
         return {Kind.UNTRACKED}

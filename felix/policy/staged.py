@@ -25,7 +25,5 @@ def enforced_kind(kind: str) -> str:
 
 
 def is_tried(policy: StagedGlobalNetworkPolicy | StagedNetworkPolicy) -> bool:
-    """Whether the rules of a staged policy are tried on packets of workloads."""
-    if isinstance(policy, StagedGlobalNetworkPolicy) and (policy.spec.do_not_track or policy.spec.pre_dnat):
-        return False
+    """Whether the rules of a staged policy are tried on packets."""
     return policy.spec.staged_action in _TRIED

@@ -75,3 +75,46 @@ def test_staged_policy_counts_what_it_would_do_and_does_nothing(fleet: Fleet) ->
     with fleet.stored(_STAGED.replace("order: 5", "order: 5, stagedAction: Delete")):
         fleet.check(("tcp 81 to near",), ())
         assert 'policy="default.tried"' not in fleet.h1.metrics()
+
+
+_STAGED_AT_HOST = """
+{kind: HostEndpoint, name: h1-eth0, labels: {role: edge}, spec: {node: h1, interfaceName: eth0, profiles: [open]}}
+---
+{kind: StagedGlobalNetworkPolicy, name: default.normal, spec: {selector: role == 'edge', types: [Ingress, Egress],
+ ingress: [{action: Deny, protocol: TCP, destination: {ports: [80]}}, {action: Allow}],
+ egress: [{action: Deny, protocol: UDP, destination: {ports: [81]}}]}}
+---
+{kind: StagedGlobalNetworkPolicy, name: default.passing, spec: {selector: role == 'edge', applyOnForward: true,
+ types: [Ingress, Egress], ingress: [{action: Deny, protocol: UDP, destination: {ports: [53]}}],
+ egress: [{action: Allow, protocol: UDP, destination: {ports: [53]}}]}}
+---
+{kind: StagedGlobalNetworkPolicy, name: default.before, spec: {selector: role == 'edge', applyOnForward: true,
+ preDNAT: true, types: [Ingress], ingress: [{action: Deny, protocol: UDP, destination: {ports: [80]}}]}}
+---
+{kind: StagedGlobalNetworkPolicy, name: default.raw, spec: {selector: role == 'edge', applyOnForward: true,
+ doNotTrack: true, types: [Ingress], ingress: [{action: Allow, protocol: UDP, destination: {ports: [82]}}]}}"""
+
+
+def test_staged_policies_at_host_endpoints_count_what_they_would_do_and_do_nothing(fleet: Fleet) -> None:
+    flows = (
+        "outside tcp 80 to h1",
+        "outside udp 80 to h1",
+        "outside udp 82 to h1",
+        "h1 udp 81 to outside",
+        "outside udp 53 to near",
+        "udp 53 to far",
+    )
+    with fleet.stored(_STAGED_AT_HOST):
+        fleet.check_packets(flows, ())
+        would = {
+            (name, action): count(fleet, action, f"default.{name}")
+            for name in ("normal", "passing", "before", "raw")
+            for action in ("Allow", "Deny")
+        }
+        tracked = fleet.h1.run(["conntrack", "-L", "-p", "udp"]).stdout
+    assert "dport=82 " in tracked
+    assert would["normal", "Deny"] >= 4  # one of each family, in each direction
+    assert would["normal", "Allow"] >= 4  # the others to the host, and what else came meanwhile
+    others = [would["passing", "Deny"], would["passing", "Allow"], would["before", "Deny"], would["raw", "Allow"]]
+    assert min(others) >= 2
+    assert would["before", "Allow"] == would["raw", "Deny"] == 0

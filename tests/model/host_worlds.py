@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from felix.calc.desired import ALL_INTERFACES, Action, HostStacks, LocalHostEndpoint, Stack, StackTier
 from felix.model.keys import ResourceKey
-from felix.model.records import GlobalNetworkPolicy, HostEndpoint
+from felix.model.records import GlobalNetworkPolicy, HostEndpoint, StagedGlobalNetworkPolicy
 from felix.policy.evaluate import World
 from tests.model.nft_worlds import stacks, tiers
-from tests.model.worlds import LABELS, PROFILES, RULE_LISTS, Document, read_record, worlds
+from tests.model.worlds import LABELS, PROFILES, RULE_LISTS, Document, PolicyType, read_record, worlds
 
 _TIERS = st.lists(tiers, max_size=2).map(tuple)
 
@@ -54,6 +54,9 @@ _FLAGS = st.sampled_from(
 _TYPES = st.sampled_from([["Ingress"], ["Egress"], ["Ingress", "Egress"]])
 _INTERFACES = st.sampled_from(["eth0", "eth0", "*", "", "eth9"])
 _SELECTORS = st.sampled_from(["", "", "has(host)", "all()"])
+_KINDS: st.SearchStrategy[PolicyType] = st.sampled_from(
+    (GlobalNetworkPolicy, GlobalNetworkPolicy, GlobalNetworkPolicy, StagedGlobalNetworkPolicy)
+)
 _ENDINGS = st.sampled_from([[Document(action="Allow")], [], [], [Document(action="Pass")]])
 
 
@@ -73,7 +76,8 @@ def host_worlds(draw: st.DrawFn) -> World:
         endpoints[key] = read_record(key, spec, {**draw(LABELS), "host": "yes"}, HostEndpoint)
     policies = dict(world.policies)
     for number in range(draw(st.sampled_from([3, 2, 4, 1, 0]))):
-        key = ResourceKey("GlobalNetworkPolicy", "", f"host-{number}")
+        kind = draw(_KINDS)
+        key = ResourceKey(kind.__name__, "", f"host-{number}")
         spec = {
             "tier": draw(st.sampled_from(["default", "early", "late"])),
             "order": draw(st.sampled_from([1, 2, 3])),
@@ -85,7 +89,7 @@ def host_worlds(draw: st.DrawFn) -> World:
         }
         if spec.get("preDNAT"):
             spec |= {"types": ["Ingress"], "egress": []}
-        policies[key] = read_record(key, spec, None, GlobalNetworkPolicy)
+        policies[key] = read_record(key, spec, None, kind)
     return replace(world, host_endpoints=endpoints, policies=policies)
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from felix.calc.desired import Action, CompiledPolicy, DesiredDelta, HostStacks, LocalEndpoint, LocalHostEndpoint, Stack
 from felix.model.keys import ResourceKey
 from felix.model.net import Net
+from felix.policy.staged import is_staged
 
 _SINGLE_MEMBERS_MOST = 64  # of one change; above it the endpoints are fewer, or a dump of everything is cheaper
 
@@ -63,7 +64,8 @@ class RevocationPlan:
         for key, endpoint in served.items():
             self._set_endpoint(key, endpoint)
         for key in delta.policies:
-            self._note_users(key)
+            if not is_staged(key.kind):
+                self._note_users(key)
 
     def on_hosts(self, endpoint_by_interface: Mapping[str, LocalHostEndpoint | None]) -> None:
         """These interfaces (ALL_INTERFACES among them) have these host endpoints from now on, or none."""

@@ -30,6 +30,7 @@ from felix.dataplane.nft.stack import render_closed
 from felix.dataplane.nft.tunnels import render_tunnel_passes
 from felix.dataplane.nft.types import ElementShape, KernelTable, Lines, NftConfig, ObjectName
 from felix.model.keys import ResourceKey
+from felix.policy.staged import is_staged
 from felix.reconcile.delta import DeltaTracker
 
 HOST_PREFIX = "host-"
@@ -282,8 +283,13 @@ class HostDispatch:
 
 def _close(stacks: HostStacks) -> HostStacks:
     """Returns stacks that deny wherever these decide, and need no other hook."""
-    forward = (None if one is None else _NOTHING for one in (stacks.forward_ingress, stacks.forward_egress))
+    forward = (_NOTHING if _is_deciding(one) else None for one in (stacks.forward_ingress, stacks.forward_egress))
     return HostStacks(_NOTHING, _NOTHING, *forward)
+
+
+def _is_deciding(stack: Stack | None) -> bool:
+    """Whether a stack that leaves the rest to others has policies that are not only tried."""
+    return stack is not None and any(not is_staged(key.kind) for tier in stack.tiers for key in tier.policies)
 
 
 def _has_default(table: KernelTable, place: _Place) -> bool:

@@ -157,7 +157,7 @@ def _render_segment(
         for key in tier.policies:
             policy = policies.get(key)
             if is_staged(key.kind):
-                if policy is not None and rules_of(policy, direction):
+                if policy is not None and rules_of(policy, direction) and not is_silent(direction):
                     rendered.jumped[direction, key] = None
                     lines.append(f"jump {policy_chain(direction, key)}")
                 continue
