@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import ipaddress
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -31,6 +33,7 @@ ALWAYS, CROSS_SUBNET = "Always", "CrossSubnet"
 _BORROWED, _TUNNEL, _BLOCK = range(3)  # what says where a prefix is; the least is believed
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _HOST = "host:"
+_BROADCAST = 0xFFFFFFFF
 
 End = tuple[int, str]
 """A family, and the name of a node."""
@@ -118,6 +121,7 @@ class Tunnels:
         self._nets_by_end: dict[End, set[Net]] = {}
         self._ordered = (SortedKeys(), SortedKeys())
         self._rivals_by_claim: dict[tuple[int, Net | str], set[str]] = {}
+        self._outers: Counter[Net] = Counter()
         self._dirty_ends: dict[End, None] = {}
         self._dirty_nets: dict[Net, None] = {}
         self._has_new_pools = False
@@ -270,7 +274,8 @@ class Tunnels:
         for net in former:
             self._peers.remove(net, self._peers_delta)
         is_switched = (wanted is None) != (before is None)
-        if is_switched:
+        has_moved = wanted is not None and before is not None and wanted.parent != before.parent
+        if is_switched or has_moved:
             self._dirty_ends.update(dict.fromkeys((family, name) for name in self._nodes if name != self._hostname))
         if self._own_subnets.pop(family, None) != subnet or is_switched:
             self._dirty_nets.update(dict.fromkeys(net for net in self._claims_by_net if net.version == family))
@@ -313,14 +318,24 @@ class Tunnels:
         family, name = end
         node = self._nodes.get(name)
         said = node[family == 6] if node is not None else None
-        if said is None or said.outer is None or said.address is None or self._own.find(family) is None:
+        own = self._own.find(family)
+        if said is None or said.outer is None or own is None:
             return None, []
+        subject = format_key(_node_key(name))
+        if said.outer == own.parent:  # packets to it would come back here, and packets from this host be believed
+            field, reason = f"spec.bgp.ipv{family}Address", "is the address of this host, and is not reached by it"
+            return None, [Problem(subject, field, said.outer.address, reason)]
+        if said.address is None:
+            return None, []
+        if said.address in self._outers:
+            reason = "the tunnel address is a host's own, which must stay reachable without the tunnel"
+            return None, [Problem(subject, "spec", said.address.address, reason)]
         for what, claim in (("address", said.address), ("MAC address", said.mac)):
             winner = min(self._rivals_by_claim[family, claim], key=lambda rival: (rival != self._hostname, rival))
             if winner != name:
                 text = claim.address if isinstance(claim, Net) else claim
                 reason = f"node {winner} has the same tunnel {what}, and is reached by it"
-                return None, [Problem(format_key(_node_key(name)), "spec", text, reason)]
+                return None, [Problem(subject, "spec", text, reason)]
         return RemoteVtep(said.address, said.mac, said.outer), []
 
     def _claim_end(self, end: End, before: _NodeEnd | None, now: _NodeEnd | None) -> None:
@@ -336,12 +351,26 @@ class Tunnels:
             rivals = self._rivals_by_claim.setdefault((family, claim), set())
             self._dirty_ends.update(dict.fromkeys((family, rival) for rival in rivals))
             rivals.add(name)
+        was, is_now = before.outer if before else None, now.outer if now else None
+        if was != is_now:
+            self._count_outer(was, -1)
+            self._count_outer(is_now, 1)
         was, is_now = before.address if before else None, now.address if now else None
         if was != is_now:
             if was is not None:
                 self._move(was, _TUNNEL, name, "")
             if is_now is not None:
                 self._move(is_now, _TUNNEL, "", name)
+
+    def _count_outer(self, outer: Net | None, step: int) -> None:
+        """So many more nodes say that this is their own address; whose tunnel address it is are looked at again."""
+        if outer is None:
+            return
+        self._outers[outer] += step
+        if not self._outers[outer]:
+            del self._outers[outer]
+        rivals = self._rivals_by_claim.get((outer.version, outer), ())
+        self._dirty_ends.update(dict.fromkeys((outer.version, rival) for rival in rivals))
 
     def _find_claims(self, name: str, said: _NodeEnd | None) -> tuple[Net | str, ...]:
         if said is None:
@@ -388,7 +417,8 @@ class Tunnels:
             return None
         index = net.version == 6
         outer, subnet = node[index].outer, self._own_subnets.get(net.version)
-        if mode == CROSS_SUBNET and outer is not None and subnet is not None and subnet.__contains__(outer):
+        is_beside = outer not in (None, own.parent) and subnet is not None and subnet.__contains__(outer)
+        if mode == CROSS_SUBNET and is_beside:
             return ClusterRoute(name, None, outer)
         remote = self._remote.find((net.version, name))
         return ClusterRoute(name, remote.address, None) if remote is not None else None
@@ -458,6 +488,10 @@ def _read_node(key: ResourceKey, record: Node) -> tuple[_NodeEnd, _NodeEnd, tupl
         (6, bgp.ipv6_address if bgp else "", spec.ipv6_vxlan_tunnel_addr, spec.vxlan_tunnel_mac_addr_v6),
     ):
         outer = _find_address(own.partition("/")[0], family)
+        if outer is not None and not _is_usable(outer):
+            reason = "is no address that a host can have; it takes no part in tunnels"
+            problems.append(Problem(format_key(key), f"spec.bgp.ipv{family}Address", shorten(own), reason))
+            outer = None
         subnet = parse_net(own) if outer is not None else None
         given = mac.lower().replace("-", ":")
         if given and (not _MAC.fullmatch(given) or int(given[:2], 16) & 1 or given == "00:00:00:00:00:00"):
@@ -482,6 +516,14 @@ def _find_address(text: str, family: int) -> Net | None:
         net = parse_address(text)
         return net if net.version == family else None
     return None
+
+
+def _is_usable(outer: Net) -> bool:
+    """Whether packets can be sent to that address of another host, and only to that host."""
+    address = ipaddress.ip_address(outer.address)
+    if address.is_unspecified or address.is_multicast or address.is_loopback:
+        return False
+    return outer.value != _BROADCAST if outer.version == 4 else not address.is_link_local
 
 
 def _read_block(net: Net, record: AllocationBlock) -> tuple[str, dict[Net, str]]:

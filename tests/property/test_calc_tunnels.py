@@ -25,10 +25,10 @@ OWN = "h1"
 HOSTS = (OWN, "h2", "h3")
 POOLS = {"p4": "10.65.0.0/16", "p4in": "10.65.1.0/24", "q4": "10.66.0.0/16", "p6": "fd00:65::/64"}
 BLOCKS = ("10.65.0.0/30", "10.65.0.4/30", "10.65.1.0/30", "10.66.0.0/30", "10.66.0.4/32", "fd00:65::/126")
-TUNNELS4 = ("", "10.65.0.1", "10.65.0.5", "10.66.0.4", "10.99.0.1")
-TUNNELS6 = ("", "fd00:65::1", "fd00:65::9")
-OUTERS4 = ("", "192.0.2.1/24", "192.0.2.2/24", "198.51.100.3/24", "192.0.2.4")
-OUTERS6 = ("", "2001:db8::1/64", "2001:db8::2/64", "2001:db8:1::3/64")
+TUNNELS4 = ("", "10.65.0.1", "10.65.0.5", "10.66.0.4", "10.99.0.1", "192.0.2.2")
+TUNNELS6 = ("", "fd00:65::1", "fd00:65::9", "2001:db8::2")
+OUTERS4 = ("", "192.0.2.1/24", "192.0.2.2/24", "198.51.100.3/24", "192.0.2.4", "224.0.0.1/24")
+OUTERS6 = ("", "2001:db8::1/64", "2001:db8::2/64", "2001:db8:1::3/64", "fe80::1/64")
 MACS = ("", "", "02:00:5e:00:53:01", "nonsense")
 EXTERNALS = (parse_net("192.0.2.0/28"), parse_net("2001:db8:9::/64"))
 
@@ -104,7 +104,8 @@ class Oracle:
         tunnel = spec.ipv4_vxlan_tunnel_addr if family == 4 else spec.ipv6_vxlan_tunnel_addr
         mac = spec.vxlan_tunnel_mac_addr if family == 4 else ""
         mac = mac if ":" in mac else derive_mac(name, family)
-        return parse_address(text.partition("/")[0]) if text else None, text, tunnel, mac
+        is_usable = text and not text.startswith(("224.", "fe80:"))
+        return parse_address(text.partition("/")[0]) if is_usable else None, text, tunnel, mac
 
     def find_own(self, family: int) -> OwnVtep | None:
         enabled = self.settings.is_enabled
@@ -120,7 +121,9 @@ class Oracle:
 
     def find_remote(self, family: int, name: str) -> RemoteVtep | None:
         outer, _, tunnel, mac = self.said(family, name)
-        if name == OWN or outer is None or not tunnel:
+        if name == OWN or outer in (None, self.own[family].parent) or not tunnel:
+            return None
+        if parse_address(tunnel) in (self.said(family, other)[0] for other in self.nodes):
             return None
         others = [other for other in self.nodes if other != name and (other == OWN or other < name)]
         for other in others:
@@ -159,7 +162,8 @@ class Oracle:
             return None
         outer = self.said(net.version, name)[0]
         subnet = parse_net(self.said(net.version, OWN)[1])
-        if modes[0] == "CrossSubnet" and outer is not None and subnet.__contains__(outer):
+        is_beside = outer not in (None, self.own[net.version].parent) and subnet.__contains__(outer)
+        if modes[0] == "CrossSubnet" and is_beside:
             return ClusterRoute(name, None, outer)
         remote = self.remote.get((net.version, name))
         return ClusterRoute(name, remote.address, None) if remote else None
