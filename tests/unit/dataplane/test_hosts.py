@@ -64,6 +64,35 @@ def test_lowest_key_has_the_interface_and_the_other_takes_over_when_it_goes() ->
     assert hosts.pop_bindings() == {"eth0": high}
 
 
+def test_endpoint_for_all_interfaces_yields_to_any_other_whatever_its_name_and_the_lowest_of_several_is_it() -> None:
+    hosts = HostInterfaces(("cali",))
+    lowest, low = _endpoint("a", ALL_INTERFACES), _endpoint("b", ALL_INTERFACES)
+    named, addressed = _endpoint("y", "eth0"), _endpoint("z", "", "10.0.0.7")
+    hosts.on_link(2, "eth0")
+    hosts.on_link(3, "eth1")
+    hosts.on_address(AddressEvent(3, _ADDRESS, True))
+    for order in permutations((lowest, low, named, addressed)):
+        _want(hosts, *order)
+        bound = hosts.pop_bindings()
+        assert bound == {ALL_INTERFACES: lowest, "eth0": named, "eth1": addressed}
+        assert "HostEndpoint(a)" in hosts.find_lost_claims(low.key)[0].reason
+        hosts.on_delta({one.key: None for one in order})
+        assert hosts.pop_bindings() == dict.fromkeys(bound)
+
+
+def test_endpoint_by_address_and_one_by_name_that_want_one_interface_are_told_apart_by_their_names() -> None:
+    hosts = HostInterfaces(("cali",))
+    addressed, named, elsewhere = (
+        _endpoint("a", "", "10.0.0.7"),
+        _endpoint("b", "eth0"),
+        _endpoint("0", "eth9", "10.0.0.7"),
+    )
+    hosts.on_link(2, "eth0")
+    hosts.on_address(AddressEvent(2, _ADDRESS, True))
+    _want(hosts, addressed, named, elsewhere)  # who names an interface is not found by address
+    assert hosts.pop_bindings() == {"eth0": addressed, "eth9": elsewhere}
+
+
 def test_workload_interface_is_no_host_endpoints() -> None:
     hosts = HostInterfaces(("cali",))
     named, addressed = _endpoint("a", "cali1"), _endpoint("b", "", "10.0.0.7")
