@@ -65,7 +65,7 @@ class Extras:
         self.cuts = CutBook(objects, members)
         self._used_maps: set[str] = set()
         self._users_by_class: Counter[int] = Counter()
-        self._tunnels: set[int] = set()
+        self._tunnels: dict[int, Net] = {}  # to this host's own address
         self._users_by_rate: Counter[SourceRate] = Counter()
         self._devices: frozenset[int] = frozenset()
         for name, lines in flood_objects(config.flood).items():
@@ -91,14 +91,14 @@ class Extras:
             self._nets.change(name, change)
         for version, vtep in delta.own_vteps.items():
             if vtep is None:
-                self._tunnels.discard(version)
+                self._tunnels.pop(version, None)
             else:
-                self._tunnels.add(version)
+                self._tunnels[version] = vtep.parent
 
     @property
-    def tunnels(self) -> frozenset[int]:
-        """The families in which this host has a tunnel."""
-        return frozenset(self._tunnels)
+    def tunnels(self) -> Mapping[int, Net]:
+        """The families in which this host is to have a tunnel, with its own address in each."""
+        return self._tunnels
 
     def on_tunnel_devices(self, versions: frozenset[int]) -> bool:
         """Devices of tunnels of these families stand, wanted or not: nobody else's packets may come out of them.
@@ -116,7 +116,7 @@ class Extras:
         return wanted is None or self._tracker.believed.get(TUNNEL_GUARD) == wanted
 
     def _render_tunnels(self) -> dict[str, Lines]:
-        return render_tunnels(self._config.vxlan_port, self._tunnels | self._devices)
+        return render_tunnels(self._config.vxlan_port, self._tunnels, self._devices.union(self._tunnels))
 
     def claim(self, endpoint: LocalEndpoint) -> None:
         """The endpoint has the external addresses and limits that it asks for, as soon as `settle` was called.

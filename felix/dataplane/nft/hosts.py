@@ -23,13 +23,13 @@ from felix.dataplane.nft.names import (
     PRE_DNAT,
     UNTRACKED_EGRESS,
     UNTRACKED_INGRESS,
-    is_inward,
     stack_chain,
 )
 from felix.dataplane.nft.stack import render_closed
 from felix.dataplane.nft.tunnels import render_tunnel_passes
 from felix.dataplane.nft.types import ElementShape, KernelTable, Lines, NftConfig, ObjectName
 from felix.model.keys import ResourceKey
+from felix.model.net import Net
 from felix.policy.staged import is_staged
 from felix.reconcile.delta import DeltaTracker
 
@@ -83,7 +83,7 @@ class HostDispatch:
         self._endpoint_by_interface: dict[str, LocalHostEndpoint] = {}
         self._closed: dict[str, str] = {}
         self._maps_count = 0
-        self._tunnels: frozenset[int] = frozenset()
+        self._tunnels: dict[int, Net] = {}
         self._hooked: dict[str, Lines] | None = {}  # None: something was bound or closed since
         self._distinct: tuple[HostStacks, ...] | None = None  # the same
         self._led: dict[str, set[str]] = {}
@@ -147,10 +147,12 @@ class HostDispatch:
         for interface in list(self._closed):
             self.bind(interface, self._endpoint_by_interface[interface])
 
-    def set_tunnels(self, versions: frozenset[int]) -> None:
-        """This host has tunnels of these families, whose packets no policy stops between known hosts."""
-        if versions != self._tunnels:
-            self._tunnels = versions
+    def set_tunnels(self, owns: Mapping[int, Net]) -> None:
+        """This host has tunnels of these families, whose packets no policy stops between its own address and those of
+        known hosts.
+        """
+        if owns != self._tunnels:
+            self._tunnels = dict(owns)
             self._hooked = None
 
     def settle(self) -> dict[str, Lines]:
@@ -173,7 +175,7 @@ class HostDispatch:
             is_needed = direction in default or any(stack is not None for stack in stack_by_interface.values())
             self._settle_map(direction, place, stack_by_interface if is_needed else None, direction in default)
             if is_needed:
-                passes = self._render_passes(direction)
+                passes = render_tunnel_passes(self._config.vxlan_port, self._tunnels, place.hook)
                 chains |= _hook_chains(self._config, direction, place, default.get(direction), passes)
         if default:
             chains[_ASIDE] = ()
@@ -241,11 +243,6 @@ class HostDispatch:
             UNTRACKED_EGRESS: stacks.untracked_egress,
         }
         return {direction: stack for direction, stack in found.items() if stack is not None}
-
-    def _render_passes(self, direction: str) -> Lines:
-        if direction in (FORWARD_INGRESS, FORWARD_EGRESS):
-            return ()
-        return render_tunnel_passes(self._config.vxlan_port, self._tunnels, is_inward=is_inward(direction))
 
     def _stacks_of(self, interface: str, endpoint: LocalHostEndpoint) -> HostStacks:
         return _close(endpoint.stacks) if interface in self._closed else endpoint.stacks

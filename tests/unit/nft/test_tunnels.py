@@ -31,6 +31,7 @@ KNOWN = {4: "192.0.2.2", 6: "2001:db8::2"}
 STRANGER = {4: "192.0.2.3", 6: "2001:db8::3"}
 _DENY = ResourceKey("GlobalNetworkPolicy", "", "default.deny")
 _DENIED = Stack((StackTier("default", (_DENY,), Action.DENY),), ())
+_OPEN = Stack((), (), Action.ALLOW)
 _NOTHING = CompiledRule(Action.DENY)
 
 
@@ -86,3 +87,16 @@ def test_host_endpoint_that_denies_all_stops_no_tunnel_between_known_hosts(inter
     drive(kernel, plan)
     assert not kernel.is_received(make_packet(version, KNOWN[version], OWN[version]), "eth0")
     assert not kernel.is_sent(make_packet(version, OWN[version], KNOWN[version]), "eth0")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_packet_of_a_known_host_to_others_than_this_host_is_no_tunnels(version: int) -> None:
+    kernel, plan = start(4, 6)
+    packet = make_packet(version, KNOWN[version], {4: "192.0.2.77", 6: "2001:db8::77"}[version])
+    assert kernel.is_forwarded(packet, "eth0", "eth1")
+    for stacks in (HostStacks(_OPEN, _OPEN, pre_dnat=_DENIED), HostStacks(_OPEN, _OPEN, untracked_ingress=_DENIED)):
+        plan.bind_hosts({"eth0": make_host_endpoint("eth0", stacks)})
+        drive(kernel, plan)
+        assert not plan.host_refusals
+        assert not kernel.is_forwarded(packet, "eth0", "eth1")
+        assert kernel.is_received(make_packet(version, KNOWN[version], OWN[version]), "eth0")
