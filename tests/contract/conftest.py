@@ -1,15 +1,19 @@
-"""Contracts of the table are tried on the fake nf_tables and on the kernel's, in a network namespace of their own."""
+"""What contracts are tried on: nf_tables, a fake and the kernel's in a namespace; etcd, a fake and a real one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
 from felix.dataplane.nft.apply import NftWorker, apply_teardown
 from felix.dataplane.nft.types import NftPort
+from felix.datastore.etcd import EtcdClient, EtcdSettings
+from felix.ipam.read import Store
 from tests.model.fake_nft import FakeNft
+from tests.model.fake_store import FakeStore
 from tests.model.namespaces import enter_private_network
+from tests.support.etcd import EtcdServer, running_etcd
 
 Run = Callable[[Callable[[NftPort], None]], None]
 """Calls the body of a test with a table that is empty."""
@@ -33,3 +37,21 @@ def run(request: pytest.FixtureRequest) -> Run:
         real.call_blocking(body)
 
     return run_real
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EtcdServer]:
+    with running_etcd() as one:
+        yield one
+
+
+@pytest.fixture(params=["fake", "etcd"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    if request.param == "fake":
+        yield FakeStore()
+        return
+    server: EtcdServer = request.getfixturevalue("server")
+    client = EtcdClient(EtcdSettings((server.endpoint,), timeout_s=5.0))
+    await client.delete_prefix("/")
+    yield client
+    await client.close()

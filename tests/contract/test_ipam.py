@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import pytest
 
-from felix.datastore.etcd import EtcdClient, EtcdSettings
 from felix.datastore.types import Compare, DeleteOp, PutOp, RangeOp, RangePage, Target
 from felix.errors import DataError
 from felix.ipam.apply import Allocator, Pace
@@ -21,8 +20,6 @@ from felix.ipam.types import Request
 from felix.model.codec import decode
 from felix.model.keys import parse_key
 from felix.model.net import Net, parse_address, parse_net
-from tests.model.fake_store import FakeStore
-from tests.support.etcd import EtcdServer, running_etcd
 from tests.support.ipam import check_laws, config, pool, read_blocks, resource
 
 NOW = 1_700_000_000.0
@@ -62,22 +59,9 @@ class Stage:
         check_laws(await self.values())
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[EtcdServer]:
-    with running_etcd() as one:
-        yield one
-
-
-@pytest.fixture(params=["fake", "etcd"])
-async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
-    if request.param == "fake":
-        yield Stage(FakeStore())
-        return
-    server: EtcdServer = request.getfixturevalue("server")
-    client = EtcdClient(EtcdSettings((server.endpoint,), timeout_s=5.0))
-    await client.delete_prefix("/")
-    yield Stage(client)
-    await client.close()
+@pytest.fixture
+def stage(store: Store) -> Stage:
+    return Stage(store)
 
 
 async def test_store_runs_one_branch_whole_and_says_what_it_found(stage: Stage) -> None:

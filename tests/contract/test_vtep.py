@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 import pytest
@@ -12,7 +11,7 @@ from felix.calc.graph import CalcGraph
 from felix.calc.tunnels import TunnelSettings, TunnelWish, derive_mac
 from felix.collect.apply import make_fence, put_fence, reclaim_host
 from felix.collect.read import read_world
-from felix.datastore.etcd import EtcdClient, EtcdSettings
+from felix.datastore.etcd import EtcdClient
 from felix.datastore.types import DeleteOp, PutOp
 from felix.errors import DataError, Problem
 from felix.ipam.apply import Allocator
@@ -24,8 +23,6 @@ from felix.model.codec import decode
 from felix.model.keys import ResourceKey, format_key, parse_key
 from felix.vtep.apply import VtepStore, clear_node
 from felix.vtep.serve import VtepKeeper
-from tests.model.fake_store import FakeStore
-from tests.support.etcd import EtcdServer, running_etcd
 from tests.support.ipam import check_laws, pool, read_blocks, resource
 from tests.support.store import until
 
@@ -84,22 +81,9 @@ class Stage:
         }
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[EtcdServer]:
-    with running_etcd() as one:
-        yield one
-
-
-@pytest.fixture(params=["fake", "etcd"])
-async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
-    if request.param == "fake":
-        yield Stage(FakeStore())
-        return
-    server: EtcdServer = request.getfixturevalue("server")
-    client = EtcdClient(EtcdSettings((server.endpoint,), timeout_s=5.0))
-    await client.delete_prefix("/")
-    yield Stage(client)
-    await client.close()
+@pytest.fixture
+def stage(store: Store) -> Stage:
+    return Stage(store)
 
 
 async def start(stage: Stage, **spec: object) -> None:

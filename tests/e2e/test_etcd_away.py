@@ -20,6 +20,7 @@ from tests.support.e2e import (
     log_count,
     metric,
     open_profile,
+    start_guarded,
     stream,
     wait_revision,
     wait_status,
@@ -157,16 +158,7 @@ def test_etcd_that_hangs_is_waited_for_and_its_changes_arrive(lab: Lab) -> None:
 
 
 def _start(lab: Lab) -> tuple[Host, Workload, Workload, Workload]:
-    lab.up(hosts=1, bird=False)
-    host = lab.hosts[0]
-    lab.apply(open_profile())
-    lab.apply(guarded_profile("guarded", "role == 'friend'"))
-    friend = lab.add_workload(host, "friend", profiles=["open"], labels={"role": "friend"})
-    stranger = lab.add_workload(host, "stranger", profiles=["open"], labels={"role": "stranger"})
-    server = lab.add_workload(host, "server", profiles=["guarded"])
-    server.listen(80)
-    host.wait_agent_ready()
-    wait_up(host, "friend", "stranger", "server")
+    host, friend, stranger, server = start_guarded(lab)
     assert friend.connect(server.ipv4, 80).ok
     assert not stranger.connect(server.ipv4, 80, "tcp", 0.2).ok
     return host, friend, stranger, server

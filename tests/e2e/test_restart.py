@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from felix.lab.host import Host
-from felix.lab.lab import Lab, Workload
+from felix.lab.lab import Lab
 from felix.lab.place import wait_until
 from felix.lab.probe import echo
-from tests.support.e2e import Monitor, guarded_profile, log_count, metric, open_profile, problems, stream, wait_up
+from tests.support.e2e import Monitor, guarded_profile, log_count, metric, problems, start_guarded, stream, wait_up
 
 pytestmark = [pytest.mark.fv, pytest.mark.alone]
 
@@ -21,7 +21,7 @@ _RESTARTS = [signal.SIGTERM, signal.SIGKILL] * 5
 
 
 def test_ten_restarts_under_load_lose_pass_and_write_nothing(lab: Lab, tmp_path: Path) -> None:
-    host, friend, stranger, server = _start(lab)
+    host, friend, stranger, server = start_guarded(lab)
     targets = [server.ipv4, server.ipv6]
 
     with (
@@ -53,7 +53,7 @@ def test_ten_restarts_under_load_lose_pass_and_write_nothing(lab: Lab, tmp_path:
 
 
 def test_agent_killed_again_and_again_while_it_starts_with_news_ends_right(lab: Lab) -> None:
-    host, friend, stranger, server = _start(lab)
+    host, friend, stranger, server = start_guarded(lab)
     targets = [server.ipv4, server.ipv6]
     with (
         stream(friend, server, targets, 7001) as allowed,
@@ -81,20 +81,6 @@ def test_agent_killed_again_and_again_while_it_starts_with_news_ends_right(lab: 
     host.start_agent()
     host.wait_agent_ready()
     assert metric(host, "felix_kernel_writes") == 0
-
-
-def _start(lab: Lab) -> tuple[Host, Workload, Workload, Workload]:
-    lab.up(hosts=1, bird=False)
-    host = lab.hosts[0]
-    lab.apply(open_profile())
-    lab.apply(guarded_profile("guarded", "role == 'friend'"))
-    friend = lab.add_workload(host, "friend", profiles=["open"], labels={"role": "friend"})
-    stranger = lab.add_workload(host, "stranger", profiles=["open"], labels={"role": "stranger"})
-    server = lab.add_workload(host, "server", profiles=["guarded"])
-    server.listen(80)
-    host.wait_agent_ready()
-    wait_up(host, "friend", "stranger", "server")
-    return host, friend, stranger, server
 
 
 def _has_begun(host: Host) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from felix.calc.desired import (
     ClusterRoute,
@@ -21,6 +22,14 @@ from felix.model.net import Net
 
 K = TypeVar("K")
 V = TypeVar("V")
+M = TypeVar("M")
+
+
+class Change(Protocol[M]):
+    """Members of a set that come and go."""
+
+    added: set[M]
+    removed: set[M]
 
 
 @dataclass
@@ -40,8 +49,8 @@ class DesiredMirror:
 
     def on_delta(self, delta: DesiredDelta) -> None:
         """Follows one delta; AssertionError when it contradicts what was told or leaves something dangling."""
-        self._follow_sets(delta)
-        self._follow_port_sets(delta)
+        self._follow_sets(self.sets, delta.sets, delta.members)
+        self._follow_sets(self.port_sets, delta.port_sets, delta.port_members)
         for key, policy in delta.policies.items():
             assert policy != self.policies.get(key), f"{key} was told without a change"
             _put(self.policies, key, policy)
@@ -60,33 +69,21 @@ class DesiredMirror:
         self._check_members(set(delta.members) | set(delta.sets))
         self._check_claims()
 
-    def _follow_sets(self, delta: DesiredDelta) -> None:
-        for set_id, wanted in delta.sets.items():
-            assert bool(wanted) != (set_id in self.sets), f"set {set_id} was told without a change"
-            if wanted:
-                self.sets[set_id] = set()
+    def _follow_sets(
+        self,
+        sets: dict[str, set[M]],
+        wanted: Mapping[str, bool | None],
+        changes: Mapping[str, Change[M]],
+    ) -> None:
+        for set_id, is_wanted in wanted.items():
+            assert bool(is_wanted) != (set_id in sets), f"set {set_id} was told without a change"
+            if is_wanted:
+                sets[set_id] = set()
             else:
-                del self.sets[set_id]
-                assert set_id not in delta.members, f"members of the dropped set {set_id}"
-        for set_id, change in delta.members.items():
-            members = self.sets[set_id]
-            assert change.added or change.removed, f"empty change of {set_id}"
-            assert change.added.isdisjoint(change.removed)
-            assert change.removed <= members, f"{set_id} never had {change.removed - members}"
-            assert change.added.isdisjoint(members), f"{set_id} already has {change.added & members}"
-            members -= change.removed
-            members |= change.added
-
-    def _follow_port_sets(self, delta: DesiredDelta) -> None:
-        for set_id, wanted in delta.port_sets.items():
-            assert bool(wanted) != (set_id in self.port_sets), f"port set {set_id} was told without a change"
-            if wanted:
-                self.port_sets[set_id] = set()
-            else:
-                del self.port_sets[set_id]
-                assert set_id not in delta.port_members, f"members of the dropped port set {set_id}"
-        for set_id, change in delta.port_members.items():
-            members = self.port_sets[set_id]
+                del sets[set_id]
+                assert set_id not in changes, f"members of the dropped set {set_id}"
+        for set_id, change in changes.items():
+            members = sets[set_id]
             assert change.added or change.removed, f"empty change of {set_id}"
             assert change.added.isdisjoint(change.removed)
             assert change.removed <= members, f"{set_id} never had {change.removed - members}"

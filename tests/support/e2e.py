@@ -18,7 +18,7 @@ from pathlib import Path
 from felix.errors import EnvironmentFault
 from felix.lab import documents
 from felix.lab.host import Host
-from felix.lab.lab import Lab
+from felix.lab.lab import Lab, Workload
 from felix.lab.names import ETCD_PORT, FABRIC_ADDRESS_V4
 from felix.lab.place import Place, wait_until
 from felix.lab.store import Document, Json
@@ -85,6 +85,21 @@ def endpoint_status(host: Host, key_part: str) -> str:
             assert isinstance(report, dict)
             return str(report["status"])
     return ""
+
+
+def start_guarded(lab: Lab) -> tuple[Host, Workload, Workload, Workload]:
+    """One host runs; returns it with the workloads friend, stranger and server, whose port 80 is the friend's alone."""
+    lab.up(hosts=1, bird=False)
+    host = lab.hosts[0]
+    lab.apply(open_profile())
+    lab.apply(guarded_profile("guarded", "role == 'friend'"))
+    friend = lab.add_workload(host, "friend", profiles=["open"], labels={"role": "friend"})
+    stranger = lab.add_workload(host, "stranger", profiles=["open"], labels={"role": "stranger"})
+    server = lab.add_workload(host, "server", profiles=["guarded"])
+    server.listen(80)
+    host.wait_agent_ready()
+    wait_up(host, "friend", "stranger", "server")
+    return host, friend, stranger, server
 
 
 def wait_up(host: Host, *names: str, timeout_s: float = 10.0) -> None:
