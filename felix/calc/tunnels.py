@@ -110,6 +110,7 @@ class Tunnels:
         self._settings = TunnelSettings()
         self._pools: dict[Net, dict[ResourceKey, _Pool]] = {}
         self._net_by_pool: dict[ResourceKey, Net] = {}
+        self._pool_lengths: tuple[int, ...] = ()  # of the prefixes of pools, the longest first
         self._nodes: dict[str, tuple[_NodeEnd, _NodeEnd]] = {}
         self._own_fields: dict[int, tuple[str, str]] = {}
         self._own_labels: Mapping[str, str] = {}
@@ -170,6 +171,7 @@ class Tunnels:
             self._pools.setdefault(pool.net, {})[key] = pool
         if pool == before:
             return
+        self._pool_lengths = tuple(sorted({net.length for net in self._pools}, reverse=True))
         self._has_new_pools = self._is_wish_due = True
         for one in filter(None, (before, pool)):
             self._dirty_nets.update(dict.fromkeys(self._find_inside(one.net)))
@@ -425,11 +427,13 @@ class Tunnels:
 
     def _find_mode(self, net: Net) -> str:
         """Returns the vxlanMode of the smallest pool around `net`; empty when that is Never, or there is none."""
-        around = [pool for pool in self._pools if pool.__contains__(net)]
-        if not around:
-            return ""
-        pools = self._pools[max(around, key=lambda pool: pool.length)]
-        return pools[min(pools)].mode
+        for length in self._pool_lengths:
+            if length <= net.length:
+                shift = net.bits - length
+                pools = self._pools.get(Net(net.version, net.value >> shift << shift, length))
+                if pools is not None:
+                    return pools[min(pools)].mode
+        return ""
 
     def _find_host_around(self, net: Net) -> str:
         """Returns whose the smallest block around `net` is; empty: nobody's."""
