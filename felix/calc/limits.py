@@ -6,6 +6,7 @@ Bad values limit nothing and are reported.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -25,6 +26,7 @@ BURST_ANNOTATION = "felix/new-connection-burst-per-source"
 NEW_CONNECTIONS = range(1_000_001)
 _NEW_BURST = range(1, 1_000_001)
 _DEFAULT_NEW_BURST = 100
+_OWN_PREFIX = "felix/"
 _DEFAULT_PACKET_BURST = 5
 _BURST_SHARE_S = 0.1
 _BURST_LEAST_BYTES = 16 * 1024
@@ -46,26 +48,26 @@ class _Reader:
         self._controls = controls
         self.problems: list[Problem] = []
 
-    def number(self, field: str, allowed: range) -> int:
+    def number(self, field: str, allowed: range, unit: str) -> int:
         """Returns the value of a field, 0 if it is not given or cannot be used."""
         value: int | None = getattr(self._controls, field)
         if not value or value in allowed:
             return value or 0
-        self.report(field, value, f"is not from {allowed[0]} to {allowed[-1]}; it limits nothing")
+        self.report(field, value, f"is not from {allowed[0]} to {allowed[-1]} {unit}; it limits nothing")
         return 0
 
     def packets(self, side: str) -> PacketRate | None:
         """Returns the packet rate of one direction."""
-        per_s = self.number(f"{side}_packet_rate", PACKETS_PER_S)
-        burst = self.number(f"{side}_packet_burst", PACKET_BURST)
+        per_s = self.number(f"{side}_packet_rate", PACKETS_PER_S, "packets/s")
+        burst = self.number(f"{side}_packet_burst", PACKET_BURST, "packets")
         return PacketRate(per_s, burst or _DEFAULT_PACKET_BURST) if per_s else None
 
     def bandwidth(self, side: str) -> Bandwidth | None:
         """Returns the bandwidth of one direction."""
-        rate_bits = self.number(f"{side}_bandwidth", BANDWIDTH_BITS)
-        burst_bits = self.number(f"{side}_burst", range(8, _BURST_MOST_BITS + 1))
-        peak_bits = self.number(f"{side}_peakrate", BANDWIDTH_BITS)
-        least_bytes = self.number(f"{side}_minburst", range(1, 100_000_001))
+        rate_bits = self.number(f"{side}_bandwidth", BANDWIDTH_BITS, "bit/s")
+        burst_bits = self.number(f"{side}_burst", range(8, _BURST_MOST_BITS + 1), "bits")
+        peak_bits = self.number(f"{side}_peakrate", BANDWIDTH_BITS, "bit/s")
+        least_bytes = self.number(f"{side}_minburst", range(1, 100_000_001), "bytes")
         if not rate_bits:
             return None
         if peak_bits and peak_bits <= rate_bits:
@@ -103,8 +105,8 @@ def read_limits(key: ResourceKey, controls: QosControls | None) -> tuple[Limits 
     limits = Limits(
         packets_in=reader.packets("ingress"),
         packets_out=reader.packets("egress"),
-        connections_in=reader.number("ingress_max_connections", CONNECTIONS),
-        connections_out=reader.number("egress_max_connections", CONNECTIONS),
+        connections_in=reader.number("ingress_max_connections", CONNECTIONS, "connections"),
+        connections_out=reader.number("egress_max_connections", CONNECTIONS, "connections"),
         bandwidth_in=reader.bandwidth("ingress"),
         bandwidth_out=reader.bandwidth("egress"),
         dscp=reader.dscp(),
@@ -115,7 +117,7 @@ def read_limits(key: ResourceKey, controls: QosControls | None) -> tuple[Limits 
 def read_source_rate(key: ResourceKey, policy: Policy) -> tuple[SourceRate | None, tuple[Problem, ...]]:
     """Returns the rate that the annotations of a policy ask for, None if none, and what cannot be used of them."""
     annotations = policy.metadata.annotations
-    if RATE_ANNOTATION not in annotations and BURST_ANNOTATION not in annotations:
+    if not any(name.startswith(_OWN_PREFIX) for name in annotations):
         return None, ()
     problems: list[Problem] = []
 
@@ -132,11 +134,21 @@ def read_source_rate(key: ResourceKey, policy: Policy) -> tuple[SourceRate | Non
     def report(name: str, text: str, reason: str) -> None:
         problems.append(Problem(format_key(key), f"metadata.annotations[{name}]", shorten(text), reason))
 
+    known = (RATE_ANNOTATION, BURST_ANNOTATION)
+    for name, text in annotations.items():
+        if name.startswith(_OWN_PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {' and '.join(known)}"
+            report(name, text, f"has no effect: no such annotation; {hint}")
     per_s = number(RATE_ANNOTATION, NEW_CONNECTIONS, "the policy is enforced, and limits no new connections")
     burst = number(BURST_ANNOTATION, _NEW_BURST, f"it counts as {_DEFAULT_NEW_BURST}")
-    if RATE_ANNOTATION not in annotations:
+    if BURST_ANNOTATION in annotations and RATE_ANNOTATION not in annotations:
         report(BURST_ANNOTATION, annotations[BURST_ANNOTATION], f"has no effect without {RATE_ANNOTATION}")
-    elif isinstance(policy, GlobalNetworkPolicy) and (policy.spec.do_not_track or policy.spec.pre_dnat):
+    elif (
+        RATE_ANNOTATION in annotations
+        and isinstance(policy, GlobalNetworkPolicy)
+        and (policy.spec.do_not_track or policy.spec.pre_dnat)
+    ):
         reason = "has no effect: workloads are limited, and a policy with doNotTrack or preDNAT is for hosts only"
         report(RATE_ANNOTATION, annotations[RATE_ANNOTATION], reason)
         per_s = None

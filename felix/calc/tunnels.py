@@ -258,7 +258,7 @@ class Tunnels:
             wanted = self._find_own(family, end)
             if wanted is None and self._is_on(family):
                 field = f"spec.bgp.ipv{family}Address"
-                reason = "pools with vxlanMode are not reached without the address of this host"
+                reason = "is missing; pools with vxlanMode are not reached without this address of the host"
                 problems.append(Problem(format_key(_node_key(self._hostname)), field, "", reason))
             self._replace_own(family, wanted, end.subnet if end is not None and wanted is not None else None)
         said = (*self._said_by_node.get(self._hostname, ()), *problems)

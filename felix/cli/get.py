@@ -43,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "-n", "--namespace", default=DEFAULT_NAMESPACE, help="of kinds that have one (default: default)"
     )
-    parser.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces")
+    parser.add_argument("-A", "-a", "--all-namespaces", action="store_true", help="of all namespaces")
     add_connection_options(parser)
     parser.set_defaults(func=partial(_get, refuse=parser.error))
 

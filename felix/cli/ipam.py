@@ -401,7 +401,7 @@ def _parse_ip(text: str) -> Net:
     try:
         return parse_address(text)
     except ValueError as error:
-        raise DataError(f"{text!r} is no address: {error}") from error
+        raise DataError(f"{text!r} is not one address; expected one like 192.168.1.5 or fd00::5") from error
 
 
 def _boolean(text: str) -> bool:

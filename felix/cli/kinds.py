@@ -110,11 +110,10 @@ def find_kind(alias: str) -> str:
     if kind is not None:
         return kind
     near = difflib.get_close_matches(alias.lower(), list(KIND_BY_ALIAS), n=1, cutoff=0.76)
-    hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(_DEFAULT_WORDS))}"
+    hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(map(str.lower, _SHORT_NAMES)))}"
     raise DataError(f"{alias!r} is no kind of resource; {hint}")
 
 
-_DEFAULT_WORDS = [(short.split() or [kind.lower()])[0] for kind, short in _SHORT_NAMES.items()]
 KINDS_HELP = textwrap.fill(
     "kinds (singular, plural or short): "
     + ", ".join(

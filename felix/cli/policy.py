@@ -73,7 +73,7 @@ def _counters(arguments: argparse.Namespace) -> int:
         )
     if arguments.output == "json":
         print(msgspec.json.format(msgspec.json.encode(wanted)).decode())
-    else:
+    elif wanted or not missing:
         print("\n".join(render_counts(wanted)))
     return ExitCode.FAILED if missing else ExitCode.OK
 

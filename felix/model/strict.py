@@ -157,6 +157,9 @@ def _find_pool_flaws(spec: IPPoolSpec) -> Iterator[Flaw]:
         yield Flaw((*SPEC, "vxlanMode"), spec.vxlan_mode, "ipipMode and vxlanMode exclude each other")
     if is_ipip and net.version == 6:
         yield Flaw((*SPEC, "ipipMode"), spec.ipip_mode, "IPIP carries IPv4 only; use vxlanMode")
+    elif is_ipip and not is_vxlan:
+        reason = "has no effect: there are no IPIP tunnels, routes into this pool go without; use vxlanMode"
+        yield Flaw((*SPEC, "ipipMode"), spec.ipip_mode, reason, True)
     if "LoadBalancer" in spec.allowed_uses:
         if is_ipip or is_vxlan:
             yield Flaw((*SPEC, "allowedUses"), "LoadBalancer", "a LoadBalancer pool has neither ipipMode nor vxlanMode")

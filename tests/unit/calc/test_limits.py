@@ -133,6 +133,36 @@ def test_bad_burst_leaves_the_rate_in_force_and_burst_alone_is_named() -> None:
     assert problem.reason == f"has no effect without {RATE_ANNOTATION}"
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("felix/new-connection-rate-per-sourc", f"did you mean {RATE_ANNOTATION}?"),
+        ("felix/new-connections-burst-per-source", f"did you mean {BURST_ANNOTATION}?"),
+        ("felix/quota", f"there are {RATE_ANNOTATION} and {BURST_ANNOTATION}"),
+    ],
+)
+def test_misspelt_annotation_is_named_with_the_right_one_and_others_hold(name: str, hint: str) -> None:
+    record = GlobalNetworkPolicy(
+        metadata=Metadata(annotations={RATE_ANNOTATION: "5", name: "50"}), spec=GlobalNetworkPolicySpec()
+    )
+    rate, (problem,) = read_source_rate(key("p"), record)
+    assert rate == SourceRate(5, 100)
+    assert (problem.field, problem.value) == (f"metadata.annotations[{name}]", "50")
+    assert problem.reason == f"has no effect: no such annotation; {hint}"
+    record = msgspec.structs.replace(record, metadata=Metadata(annotations={name: "50"}))
+    rate, (problem,) = read_source_rate(key("p"), record)
+    assert rate is None
+    assert hint in problem.reason
+
+
+def test_annotations_of_others_are_nobodys_business() -> None:
+    record = GlobalNetworkPolicy(
+        metadata=Metadata(annotations={"example.org/felix/rate": "x", "felix.io/rate": "y"}),
+        spec=GlobalNetworkPolicySpec(),
+    )
+    assert read_source_rate(key("p"), record) == (None, ())
+
+
 @pytest.mark.parametrize("flag", ["do_not_track", "pre_dnat"])
 def test_rate_of_a_policy_for_hosts_alone_is_named(flag: str) -> None:
     spec = GlobalNetworkPolicySpec(types=("Ingress",), apply_on_forward=True)

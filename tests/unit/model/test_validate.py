@@ -164,6 +164,15 @@ def test_what_calico_knows_and_felix_cannot_enforce_is_a_warning() -> None:
     assert all("cannot be enforced" in flaw.reason for flaw in judgement.warnings)
 
 
+def test_pool_whose_mode_nobody_heeds_is_a_warning_with_what_to_do() -> None:
+    judgement = judge(manifest("IPPool", {"cidr": "10.0.0.0/16", "ipipMode": "Always"}))
+    assert judgement.errors == []
+    (warning,) = judgement.warnings
+    assert warning.path == ("spec", "ipipMode")
+    assert "has no effect" in warning.reason
+    assert "use vxlanMode" in warning.reason
+
+
 def test_judging_does_not_change_the_document() -> None:
     document = manifest("GlobalNetworkPolicy", {"ingress": [{"action": "Allow", "http": {}}], "order": None})
     before = repr(document)
