@@ -49,7 +49,8 @@ def read_manifest(names: Sequence[str], *, is_recursive: bool = False) -> list[S
     """
     sheets = [sheet for name in names for sheet in _read_one(name, is_recursive=is_recursive)]
     if not sheets:
-        raise DataError(f"no resource in {', '.join(names)}")
+        places = ("standard input" if name == "-" else name for name in names)
+        raise DataError(f"no resource in {', '.join(places)}")
     return sheets
 
 

@@ -145,7 +145,7 @@ class Overlay:
     def _find_problems(self) -> Iterable[tuple[ResourceKey, Problem]]:
         for version, own in self._own_by_version.items():
             if self._ways.get((version, True)) is None:
-                reason = f"no interface of this host has {own.parent.address}, which its Node says; correct spec.bgp there"
+                reason = f"no interface of this host has {own.parent.address}, as its Node says; correct the Node"
                 yield _problem("Tunnel", DEVICE_BY_VERSION[version], own.parent.address, reason)
         for device, reason in self.tunnels.find_reasons():
             yield _problem("Tunnel", device, "", reason)

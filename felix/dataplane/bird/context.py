@@ -173,7 +173,7 @@ def _build_communities(inputs: BgpInputs, problems: list[Problem]) -> list[tuple
 def _unsupported(inputs: BgpInputs) -> Iterable[Problem]:
     for name, pool in sorted(inputs.pools.items()):
         if pool.spec.ipip_mode not in {"", "Never"}:
-            reason = "IPIP is not supported: routes into this pool go without a tunnel"
+            reason = "IPIP is not supported: routes into this pool go without a tunnel; use vxlanMode"
             yield Problem(str(ResourceKey("IPPool", "", name)), "spec.ipipMode", pool.spec.ipip_mode, reason)
     for name in ("default", f"node.{inputs.hostname}"):
         found = inputs.configurations.get(name)

@@ -164,4 +164,4 @@ def test_limit_that_would_limit_nothing_is_refused_with_its_line(
     assert main(["validate", "-f", str(path)]) == ExitCode.BAD_DATA
     said = capsys.readouterr().err
     assert said.startswith(f"felix: {path}: document 1, line 7: WorkloadEndpoint(")
-    assert "spec.qosControls.egressBandwidth: is not from 1000 to 1000000000000000 bit/s; it limits nothing (seen: " in said
+    assert "spec.qosControls.egressBandwidth: is not from 1000 to 1000000000000000 bit/s; it limits nothing" in said

@@ -47,7 +47,7 @@ def test_unknown_kind_is_refused_with_the_nearest_word() -> None:
     with pytest.raises(DataError, match=r"'gnpp' is no kind of resource; did you mean gnp\?"):
         find_kind("gnpp")
     for word in ("zzzzzz", "pods"):
-        with pytest.raises(DataError, match="expected one of bgpconfiguration, .*, workloadendpoint"):
+        with pytest.raises(DataError, match=r"expected one of bgpconfiguration, .*, workloadendpoint"):
             find_kind(word)
 
 
