@@ -19,14 +19,14 @@ from felix.calc.desired import (
     Stack,
     StackTier,
 )
-from felix.dataplane.nft.apply import NftWorker, apply_structure, apply_teardown
+from felix.dataplane.nft.apply import Kernel, NftCalls, NftWorker, apply_structure, apply_teardown
 from felix.dataplane.nft.base import CLAIMED, COUNTERS, FROM_WORKLOAD
 from felix.dataplane.nft.elements import name_key
 from felix.dataplane.nft.names import EGRESS, INGRESS, address_set, policy_chain, stack_chain
 from felix.dataplane.nft.plan import NftPlan
 from felix.dataplane.nft.read import read_counters, read_table
 from felix.dataplane.nft.render import render_table
-from felix.dataplane.nft.stack import CLOSED
+from felix.dataplane.nft.stack import CLOSED, closed_lines
 from felix.dataplane.nft.types import (
     Count,
     Element,
@@ -37,6 +37,7 @@ from felix.dataplane.nft.types import (
     ObjectName,
     SetChange,
     StructurePlan,
+    TableWrite,
 )
 from felix.model.keys import ResourceKey
 from felix.model.net import Net, parse_net
@@ -393,3 +394,24 @@ def test_object_of_stranger_with_our_name_and_other_kind_is_replaced(run: Run) -
         assert ObjectName("set", "claimed") in read_table(port).objects
 
     run(body)
+
+
+@pytest.mark.fv
+def test_chain_of_which_more_is_refused_than_there_is_room_to_say_is_closed_alone(worker: NftWorker) -> None:
+    def body(port: NftPort) -> None:
+        kernel = Kernel(NftCalls(), buffer_bytes=1 << 16)
+        try:
+            drive(kernel, _started())
+            bad = ("policy-in-bad", ("goto nowhere",) * 500)
+            good = ("policy-in-good", ("ip saddr 192.0.2.1 accept",))
+            result = apply_structure(kernel, StructurePlan((bad, good), frozenset(), (), ()))
+            assert (result.error, list(result.closed), result.chains) == ("", ["policy-in-bad"], ["policy-in-good"])
+            chains = read_table(port).chains
+            assert chains["policy-in-bad"] == closed_lines("policy-in-bad")
+            assert chains["policy-in-good"] == good[1]
+            assert kernel.write(TableWrite(chains=(good,))) is None  # what is left of the answers is in nobody's way
+        finally:
+            kernel.close()
+
+    worker.call_blocking(apply_teardown)
+    worker.call_blocking(body)

@@ -30,6 +30,7 @@ from felix.dataplane.netlink.read import NETLINK_GET_STRICT_CHK, SOL_NETLINK, Da
 from felix.errors import KernelRefused, PeerError, ResyncRequired
 
 ANSWER_WAIT_S = 10.0
+BUFFER_BYTES = 8 << 20
 _ANSWER_BYTES = 2048  # what one answer takes of the receive buffer, with the kernel's overhead, rounded up
 _DUMP_ATTEMPTS = 10
 _TIMEVAL = struct.Struct("@ll")
@@ -45,7 +46,7 @@ class NetlinkSocket:
     The kernel works inside `send`: never call these methods on the event loop's thread.
     """
 
-    def __init__(self, protocol: int, buffer_bytes: int = 8 << 20, answer_wait_s: float = ANSWER_WAIT_S) -> None:
+    def __init__(self, protocol: int, buffer_bytes: int = BUFFER_BYTES, answer_wait_s: float = ANSWER_WAIT_S) -> None:
         self._protocol = protocol
         self._socket = open_netlink(protocol, buffer_bytes)
         # Not settimeout(): it would also wait where MSG_DONTWAIT asks not to.
@@ -73,6 +74,7 @@ class NetlinkSocket:
         whole: any refusal in it means that nothing of it took effect, and the messages without own refusal say None.
         Raises ResyncRequired when answers were lost, PeerError when none came; what was applied is then unknown.
         """
+        self._drain()
         answers: list[Refusal | None] = []
         for chunk in self._chunks(messages):
             answers += self._transact_chunk(chunk)
@@ -197,7 +199,9 @@ class NetlinkSocket:
                 return datagrams if is_consistent and refusal is None else None
 
     def _drain(self) -> None:
-        """Takes away what an abandoned dump or transaction left; an undrained socket refuses the next dump."""
+        """Takes away what an abandoned dump or transaction left; an undrained socket refuses the next dump, and has no
+        room for the next answers.
+        """
         while True:
             try:
                 if self._reader.read(socket.MSG_DONTWAIT) is None:

@@ -21,7 +21,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import nftables
 
-from felix.dataplane.netlink.apply import NetlinkSocket
+from felix.dataplane.netlink.apply import BUFFER_BYTES, NetlinkSocket
 from felix.dataplane.netlink.message import NETLINK_NETFILTER
 from felix.dataplane.nft.apart import split_apart
 from felix.dataplane.nft.elements import (
@@ -52,7 +52,7 @@ from felix.dataplane.nft.types import (
     TableWrite,
     WriteRefusal,
 )
-from felix.errors import EnvironmentFault, KernelRefused, PeerError, shorten
+from felix.errors import EnvironmentFault, KernelRefused, PeerError, ResyncRequired, shorten
 
 _log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -84,12 +84,12 @@ class NftCalls:
 class Kernel:
     """The real kernel, in the network namespace of the thread that makes it; only that thread may use it."""
 
-    def __init__(self, calls: NftCalls) -> None:
+    def __init__(self, calls: NftCalls, buffer_bytes: int = BUFFER_BYTES) -> None:
         self._calls = calls
         self._set_names = name_sets(secrets.token_hex(4))
         try:
             self._tool = nftables.Nftables()
-            self._socket = NetlinkSocket(NETLINK_NETFILTER)
+            self._socket = NetlinkSocket(NETLINK_NETFILTER, buffer_bytes)
         except OSError as error:
             raise EnvironmentFault(f"nf_tables: {error}; libnftables and the kernel's nf_tables are needed") from error
         self._tool.set_stateless_output(True)
@@ -129,6 +129,8 @@ class Kernel:
             answers = self._socket.transact(packed.messages)
         except OSError as error:  # the socket is broken: nothing was applied
             return WriteRefusal(str(error))
+        except ResyncRequired:  # only refusals have that many answers, and one is enough for nothing to be applied
+            return WriteRefusal("more of it was refused than the kernel had room to say")
         refused = {position: _reason(answer) for position, answer in enumerate(answers[1:-1]) if answer}
         if refused:
             return WriteRefusal(next(iter(refused.values())), find_culprits(packed, refused))
