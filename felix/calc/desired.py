@@ -205,6 +205,7 @@ class LocalEndpoint:
     mac: lower-case, colon separated, or None: then no permanent neighbour is written.
     revision: etcd mod revision of the record. floating: external addresses that are this endpoint's alone.
     spoofed: prefixes that it may send from besides, if the host allows that at all.
+    left_out: what it asks for and the settings of the host do not give, as people are told; empty when nothing.
     """
 
     key: ResourceKey
@@ -217,6 +218,7 @@ class LocalEndpoint:
     floating: tuple[FloatingAddress, ...] = ()
     limits: Limits | None = None
     spoofed: tuple[Net, ...] = ()
+    left_out: str = ""
 
     @property
     def routed(self) -> tuple[Net, ...]:

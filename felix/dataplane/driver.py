@@ -711,7 +711,11 @@ def _without_floating(delta: DesiredDelta) -> DesiredDelta:
     """Returns the delta without external addresses: nothing leads to them, and there is no route for them."""
     if not any(endpoint is not None and endpoint.floating for endpoint in delta.endpoints.values()):
         return delta
-    endpoints = {key: endpoint and replace(endpoint, floating=()) for key, endpoint in delta.endpoints.items()}
+    reason = "ipNATs count for nothing unless FloatingIPs is Enabled"
+    endpoints = {
+        key: replace(endpoint, floating=(), left_out=reason) if endpoint is not None and endpoint.floating else endpoint
+        for key, endpoint in delta.endpoints.items()
+    }
     return replace(delta, endpoints=endpoints)
 
 

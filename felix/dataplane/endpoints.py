@@ -100,7 +100,7 @@ class EndpointBoard:
             arrived_at = self._arrived_at_by_key.pop(key, None)
             if arrived_at is not None:
                 cycle.latencies_s.append(now - arrived_at)
-            if report.reason:
+            if report.reason != endpoint.left_out:
                 self._dirty[key] = None  # the kernel may be able to, next time
         elif report.condition is EndpointCondition.DOWN:
             self._arrived_at_by_key.pop(key, None)  # it waits for its interface, not for us
@@ -137,8 +137,8 @@ class EndpointBoard:
     def _find_shortfall(self, endpoint: LocalEndpoint) -> str:
         """Returns what of the endpoint's wishes is not kept, as its limits: it is connected all the same."""
         if endpoint.limits is None and not endpoint.spoofed:
-            return ""
-        found = (self._nft.find_shortfall(endpoint), self._qdiscs.find_shortfall(endpoint.interface))
+            return endpoint.left_out
+        found = (endpoint.left_out, self._nft.find_shortfall(endpoint), self._qdiscs.find_shortfall(endpoint.interface))
         return "; ".join(filter(None, found))
 
     def _is_refused(self, key: ResourceKey, endpoint: LocalEndpoint) -> bool:

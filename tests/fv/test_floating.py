@@ -118,8 +118,9 @@ def test_external_address_that_two_claim_or_somebody_has_is_one_endpoints_and_na
         assert "spec.ipNATs" in str(fleet.status(fleet.h1)["problems"])
 
 
-def test_external_addresses_do_nothing_where_they_are_disabled(fleet: Fleet) -> None:
+def test_external_addresses_where_they_are_disabled_do_nothing_and_the_endpoint_says_so(fleet: Fleet) -> None:
     before = fleet.h1.run(["ip", "route", "show", "proto", "80"]).stdout
     with fleet.changed("near", ipNATs=nats(fleet)):
+        assert "ipNATs count for nothing unless FloatingIPs is Enabled" in str(fleet.status(fleet.h1)["endpoints"])
         assert fleet.h1.run(["ip", "route", "show", "proto", "80"]).stdout == before
         assert "floating" not in fleet.h1.run(["nft", "list", "table", "inet", "felix"]).stdout
