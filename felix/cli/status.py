@@ -13,6 +13,7 @@ from felix.cli.connection import ask_agent
 from felix.config.exits import ExitCode
 from felix.config.load import load_settings
 from felix.errors import DataError, EnvironmentFault
+from felix.model.keys import ResourceKey, parse_key
 
 _EXAMPLES = """\
 examples:
@@ -136,11 +137,18 @@ def render_status(status: Status) -> Iterator[str]:
     if status.problems:
         yield ""
         yield "PROBLEMS"
-        yield from status.problems
+        yield from map(_name_object, status.problems)
     rows = [(key, one.status, one.reason) for key, one in status.endpoints.items()]
     yield from _render_table(("ENDPOINT", "STATUS", "REASON"), rows, "up")
     sessions = [(name, state, "") for name, state in status.bgp.sessions.items()]
     yield from _render_table(("SESSION", "STATE", ""), sessions, "Established")
+
+
+def _name_object(problem: str) -> str:
+    """Returns a problem whose object is called as in manifests, where it is a resource's key in etcd."""
+    subject, colon, rest = problem.partition(": ")
+    key = parse_key(subject)
+    return f"{key}{colon}{rest}" if isinstance(key, ResourceKey) else problem
 
 
 def _describe_datastore(datastore: Datastore) -> str:

@@ -151,7 +151,9 @@ async def _serve_tcp(
         await web.TCPSite(runner, host or None, port, reuse_address=True).start()
     except OSError as error:
         await runner.cleanup()
-        raise EnvironmentFault(f"{what} cannot be served on {host or '*'}:{port}: {error}") from error
+        raise EnvironmentFault(
+            f"{what} cannot be served on {host or '*'}:{port}: {error}; stop what has it, or set another port"
+        ) from error
     return Door(runner)
 
 

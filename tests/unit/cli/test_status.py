@@ -68,6 +68,21 @@ def test_status_of_an_agent_that_is_not_well_names_what_is_wrong_first() -> None
     assert lines[11] == "WorkloadEndpoint(default/b)  error   bad"
 
 
+def test_status_calls_resources_in_problems_as_manifests_do() -> None:
+    resources = "/calico/resources/v3/projectcalico.org"
+    problems = (
+        f"{resources}/nodes/h1: spec.bgp: is missing (seen: a: b)",
+        f"{resources}/workloadendpoints/default/h1-cni-a-eth0: is no valid JSON",
+        "FelixConfiguration default: VXLANVNI: give another",
+    )
+    lines = list(render_status(Status(host="h1", problems=problems)))
+    assert lines[lines.index("PROBLEMS") + 1 :] == [
+        "Node(h1): spec.bgp: is missing (seen: a: b)",
+        "WorkloadEndpoint(default/h1-cni-a-eth0): is no valid JSON",
+        "FelixConfiguration default: VXLANVNI: give another",
+    ]
+
+
 def test_status_tells_that_the_host_was_given_up_and_that_its_agent_collects() -> None:
     lines = list(render_status(Status(host="h1", fenced="h1 was given up as lost", collector=True)))
     assert lines[5:] == [
