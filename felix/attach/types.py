@@ -6,12 +6,14 @@ Fields that no request has are refused, so that a misspelt one does not count as
 from __future__ import annotations
 
 import enum
+import re
 from typing import Annotated, TypeVar
 
 import msgspec
 
 from felix.errors import Blame, FelixError, Remedy
 from felix.model.endpoints import QosControls
+from felix.model.shape import explain_unknown
 
 DEFAULT_DEADLINE_S = 30.0
 DEADLINE_LIMIT_S = 120.0
@@ -21,6 +23,7 @@ ADDRESSES_LIMIT = 16
 Few = Annotated[int, msgspec.Meta(ge=0, le=ADDRESSES_LIMIT)]
 Deadline = Annotated[float, msgspec.Meta(gt=0)]
 T = TypeVar("T")
+_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `([^`]*)`(?: - at `\$\.([A-Za-z_]+)`)?")
 
 
 class Code(enum.Enum):
@@ -252,7 +255,18 @@ def parse_request(body: bytes, wanted: type[T]) -> T:
     try:
         return msgspec.json.decode(body or b"{}", type=wanted)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Refusal(Code.INVALID, f"the request cannot be used: {error}") from None
+        raise Refusal(Code.INVALID, f"the request cannot be used: {_explain(str(error), wanted)}") from None
+
+
+def _explain(text: str, wanted: type) -> str:
+    """Returns what a decoder said, and for a misspelt field the nearest one that there is."""
+    found = _UNKNOWN_FIELD.fullmatch(text)
+    if found is None:
+        return text
+    name, inside = found.groups()
+    known = {None: wanted, "qosControls": QosControls}.get(inside)
+    reason = explain_unknown(name, list(getattr(known, "__struct_encode_fields__", ())))
+    return f"{inside}.{name}: {reason}" if inside else f"{name}: {reason}"
 
 
 def bound_deadline(seconds: float) -> float:

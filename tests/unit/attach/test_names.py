@@ -238,6 +238,23 @@ def test_body_that_is_no_request_is_refused(body: bytes) -> None:
     assert refused.value.status == 400
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"contaner":"c"}', "contaner: unknown field; did you mean container?"),
+        (
+            b'{"container":"c","qosControls":{"egressPacketRat":5}}',
+            "qosControls.egressPacketRat: unknown field; did you mean egressPacketRate?",
+        ),
+        (b'{"zzzz":1}', "zzzz: unknown field"),
+    ],
+)
+def test_misspelt_field_of_a_request_is_named_with_the_nearest_one(body: bytes, reason: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        parse_request(body, AttachRequest)
+    assert str(refused.value) == f"the request cannot be used: {reason}"
+
+
 def test_deadline_is_bounded() -> None:
     assert bound_deadline(3.0) == 3.0
     assert bound_deadline(1e9) == 120.0
