@@ -31,7 +31,7 @@ from felix.dataplane.links.plan import LinkPlan
 from felix.dataplane.links.types import Link, LinkConfig, LinkEvent, LinkGone, NeighbourEvent, SettingEvent
 from felix.dataplane.netlink.read import read_program
 from felix.dataplane.nft.plan import NftPlan
-from felix.dataplane.nft.types import ApplyResult, Culprit, NftConfig, SetChange
+from felix.dataplane.nft.types import ApplyResult, Culprit, FillPlan, NftConfig, SetChange, StructurePlan
 from felix.dataplane.overlay import TUNNELS, Overlay
 from felix.dataplane.qdiscs.plan import QdiscPlan
 from felix.dataplane.qdiscs.types import TrafficEvent
@@ -209,7 +209,7 @@ class Driver:
         self._nft.replace_believed(table)
         if not self._nft.is_guarding:
             cycle = Cycle()
-            await self._fill(cycle)
+            await self._fill(cycle, self._nft.plan_fill())
             if NFT in cycle.failures:
                 raise KernelRefused(
                     f"table inet felix does not guard workload interfaces, and cannot be made to: {cycle.failures[NFT]}"
@@ -603,20 +603,23 @@ class Driver:
     # --- Writing ---
 
     async def _apply_nft(self, cycle: Cycle) -> None:
-        await self._fill(cycle)
-        await self._write_structure(cycle)
+        fill = self._nft.plan_fill()
+        elements = self._nft.plan_elements(fill)
+        if elements:
+            await self._write_structure(cycle, elements)
+        else:
+            await self._fill(cycle, fill)
+            await self._write_structure(cycle, self._nft.plan_structure())
         if self._nft.is_closing:
-            await self._write_structure(cycle)
+            await self._write_structure(cycle, self._nft.plan_structure())
 
-    async def _write_structure(self, cycle: Cycle) -> None:
-        structure = self._nft.plan_structure()
+    async def _write_structure(self, cycle: Cycle, structure: StructurePlan) -> None:
         if structure and NFT not in cycle.failures:
             result = await self._kernel.apply_structure(structure)
             self._nft.absorb_structure(structure, result)
             self._note_nft(cycle, result)
 
-    async def _fill(self, cycle: Cycle) -> None:
-        fill = self._nft.plan_fill()
+    async def _fill(self, cycle: Cycle, fill: FillPlan) -> None:
         if fill:
             result = await self._kernel.apply_fill(fill)
             self._nft.absorb_fill(fill, result)

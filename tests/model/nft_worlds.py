@@ -170,10 +170,12 @@ def deltas(draw: st.DrawFn) -> DesiredDelta:
 def drive(port: NftPort, plan: NftPlan) -> list[ApplyResult]:
     """Runs one apply cycle as the driver does; returns the results of the steps that had something to do."""
     results = []
-    if fill := plan.plan_fill():
+    fill = plan.plan_fill()
+    elements = plan.plan_elements(fill)
+    if fill and not elements:
         results.append(apply_fill(port, fill))
         plan.absorb_fill(fill, results[-1])
-    if structure := plan.plan_structure():
+    if structure := elements or plan.plan_structure():
         results.append(apply_structure(port, structure))
         plan.absorb_structure(structure, results[-1])
     if plan.is_closing:

@@ -6,6 +6,7 @@ import functools
 import re
 import zlib
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from felix.dataplane.conntrack.render import (
@@ -73,6 +74,8 @@ def _has_address(tuple_: bytes, packed: frozenset[bytes]) -> bool:
 
 # --- Flows, for revoking ---
 
+_COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
+_FEW_ENTRIES = 2000  # are read sooner than the kernel walks once more through the places for all that there could be
 _FILTERED_MOST = 4  # addresses that are asked for one by one; each is a walk of the kernel through its whole table
 _FAMILY_VERSION = {2: 4, 10: 6}
 _CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT, _CTA_PROTO_DST_PORT = 1, 2, 3
@@ -90,6 +93,11 @@ def read_flows(socket: NetlinkSocket, addresses: Collection[Net]) -> Iterator[Op
 
     Leads to: behind a translation of destinations. Blocks; raises what `NetlinkSocket.dump` raises.
     """
+    if _count_entries() <= _FEW_ENTRIES:
+        packed = frozenset(one.packed for one in addresses)
+        for datagram in socket.dump(render_dump(), keep=functools.partial(_has_wanted, packed)):
+            yield from _find_flows(datagram, packed)
+        return
     for version in (4, 6):
         wanted = frozenset(one.packed for one in addresses if one.version == version)
         if not wanted:
@@ -103,6 +111,14 @@ def read_flows(socket: NetlinkSocket, addresses: Collection[Net]) -> Iterator[Op
             datagrams = socket.dump(request, keep=functools.partial(_has_wanted, wanted))
             for datagram in datagrams:
                 yield from _find_flows(datagram, wanted)
+
+
+def _count_entries() -> int:
+    """Returns how many connections are tracked in the network namespace of this thread."""
+    try:
+        return int(_COUNT.read_bytes())
+    except (OSError, ValueError):
+        return _FEW_ENTRIES + 1
 
 
 def read_part(socket: NetlinkSocket, part: int, parts: int) -> list[OpenFlow]:

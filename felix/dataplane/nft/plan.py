@@ -40,6 +40,7 @@ from felix.dataplane.nft.types import (
     Lines,
     NftConfig,
     ObjectName,
+    SetChange,
     StructurePlan,
 )
 from felix.dataplane.nft.verdicts import Verdicts
@@ -49,6 +50,7 @@ from felix.policy.packet import Packet
 from felix.reconcile.delta import DeltaTracker
 
 _HOOK = "type "
+_FEW_ELEMENTS = 1000  # surely one transaction
 _LED_SHAPES = {**DISPATCH_SHAPES, **SOURCE_SHAPES, **LIMIT_MAPS, **HOST_SHAPES}
 """Whatever leads packets to chains, which therefore have to be there before."""
 
@@ -250,6 +252,19 @@ class NftPlan:
             tuple(one for one in extras if one[0] not in last),
             tuple(one for one in extras if one[0] in last),
         )
+
+    def plan_elements(self, fill: FillPlan) -> StructurePlan:
+        """Returns both steps as one where a few elements are all there is to do: one transaction costs half of two.
+
+        Empty where there is more to do, or nothing. fill: the first step, as planned just now.
+        """
+        if fill != FillPlan(changes=fill.changes):
+            return StructurePlan()
+        structure = self.plan_structure()
+        changes = fill.changes + structure.dispatch
+        if structure != StructurePlan(dispatch=structure.dispatch) or _count_elements(changes) > _FEW_ELEMENTS:
+            return StructurePlan()
+        return StructurePlan(dispatch=changes)
 
     @property
     def is_closing(self) -> bool:
@@ -493,6 +508,10 @@ class NftPlan:
                 f"not a workload interface: its name has to begin with {' or '.join(self._config.interface_prefixes)}"
             )
         return ""
+
+
+def _count_elements(changes: Iterable[SetChange]) -> int:
+    return sum(len(change.removed) + len(change.added) for change in changes)
 
 
 def _dispatch(config: NftConfig, endpoint: LocalEndpoint) -> list[tuple[str, bytes, str]]:
