@@ -19,20 +19,21 @@ class Desk:
 
     def __init__(self) -> None:
         self.flushed: list[list[str]] = []
+        self.told: asyncio.Queue[None] = asyncio.Queue()
         self.keeper = ConnectionKeeper(self._flush, lambda _: None)
         self.keeper.on_delta({one.key: one for one in (ONE, TWO)})
 
     async def _flush(self, planned: ConntrackPlanned) -> ConntrackResult:
         await asyncio.sleep(WALK_S)
         self.flushed.append(sorted(net.address for net in planned))
+        self.told.put_nowait(None)
         return ConntrackResult(len(planned))
 
     async def lose_both(self) -> None:
         """The first has been flushed, and the second is to be: the keeper rests before it."""
         self.keeper.on_delta({endpoint_key("a"): None})
         self.keeper.flush_rest()
-        while not self.flushed:
-            await asyncio.sleep(0.001)
+        await self.told.get()
         self.keeper.on_delta({endpoint_key("b"): None})
         await asyncio.sleep(0)
         self.keeper.flush_rest()
@@ -44,8 +45,7 @@ async def test_flush_after_a_flush_rests_and_happens_all_the_same() -> None:
     await desk.lose_both()
     await asyncio.sleep(WALK_S * 2)
     assert desk.flushed == [["10.0.0.1"]]
-    while len(desk.flushed) < 2:
-        await asyncio.sleep(0.01)
+    await desk.told.get()
     assert desk.flushed == [["10.0.0.1"], ["10.0.0.2"]]
     await desk.keeper.close()
 
