@@ -39,7 +39,7 @@ from felix.dataplane.routes.plan import RoutePlan
 from felix.dataplane.routes.types import RouteConfig, RouteEvent, RoutePlanned
 from felix.dataplane.serve import KernelNews, KernelPort
 from felix.dataplane.tunnels.types import ItemEvent, TunnelEvent, TunnelPlanned
-from felix.errors import FelixError, KernelRefused
+from felix.errors import FelixError, KernelRefused, ResyncRequired
 from felix.model.keys import ResourceKey
 from felix.policy.packet import Packet
 from felix.reconcile.retry import BackOff, RetryQueue
@@ -52,6 +52,7 @@ _FAMILIES = (NFT, ROUTES, LINKS, TUNNELS)
 _APPLY_INTERVAL_S = 0.005
 _APPLY_BURST = 20
 _SIGN_OF_LIFE_S = 0.5
+_START_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 _PATIENCE_CYCLES = 10  # in a row that write and still leave something to do, before waits come in between
 
 
@@ -201,8 +202,8 @@ class Driver:
         )
         port = await self._kernel.open(news)
         self._routes.write_port = self._links.write_port = self._qdiscs.write_port = self._write_port = port
-        await self._read_host()
-        await self._read_tunnels(Cycle())
+        await _insist(self._read_host)
+        await _insist(lambda: self._read_tunnels(Cycle()))
         self._nft_needs_read = False  # before the read: what is announced meanwhile asks for another one
         table = await self._kernel.read_table()
         self._note_read(NFT)
@@ -720,6 +721,17 @@ def _without_floating(delta: DesiredDelta) -> DesiredDelta:
         for key, endpoint in delta.endpoints.items()
     }
     return replace(delta, endpoints=endpoints)
+
+
+async def _insist(read: Callable[[], Awaitable[None]]) -> None:
+    """The kernel has been read, however much changes in it just then. Raises ResyncRequired if that takes too long."""
+    for pause_s in _START_PAUSES_S:
+        try:
+            return await read()
+        except ResyncRequired as error:
+            log.warning("%s: much is changing on this host; read again in %g s", error, pause_s)
+            await asyncio.sleep(pause_s)
+    return await read()
 
 
 def _count_elements(changes: list[SetChange]) -> int:

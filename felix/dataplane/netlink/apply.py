@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from felix.dataplane.netlink.message import (
@@ -32,7 +33,8 @@ from felix.errors import KernelRefused, PeerError, ResyncRequired
 ANSWER_WAIT_S = 10.0
 BUFFER_BYTES = 8 << 20
 _ANSWER_BYTES = 2048  # what one answer takes of the receive buffer, with the kernel's overhead, rounded up
-_DUMP_ATTEMPTS = 10
+# Changes that interrupt a dump come in bursts, many interfaces at once: attempts without pause would all fall into one.
+_DUMP_PAUSES_S = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 _TIMEVAL = struct.Struct("@ll")
 _U16 = struct.Struct("=H")
 _U32 = struct.Struct("=I")
@@ -108,11 +110,12 @@ class NetlinkSocket:
         NLM_F_DUMP is set here. A dump that the kernel calls interrupted is done again.
         Raises KernelRefused when the kernel refuses, ResyncRequired when it stays inconsistent or datagrams were lost.
         """
-        for _ in range(_DUMP_ATTEMPTS):
+        for pause_s in _DUMP_PAUSES_S:
+            time.sleep(pause_s)
             datagrams = self._dump_once(request, keep)
             if datagrams is not None:
                 return datagrams
-        raise ResyncRequired(f"netlink: a dump was interrupted by changes {_DUMP_ATTEMPTS} times in a row")
+        raise ResyncRequired(f"netlink: a dump was interrupted by changes {len(_DUMP_PAUSES_S)} times in a row")
 
     def _chunks(self, messages: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
         """Yields runs that fit into the send buffer and whose answers would fit into the receive buffer."""

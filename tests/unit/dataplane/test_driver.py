@@ -12,7 +12,8 @@ from felix.dataplane.cycle import EndpointCondition
 from felix.dataplane.links.types import LinkConfig
 from felix.dataplane.nft.types import Culprit
 from felix.dataplane.routes.types import RTN_UNICAST, SCOPE_LINK, RouteKey, RouteValue
-from felix.errors import KernelRefused, PeerError
+from felix.dataplane.serve import HostState
+from felix.errors import KernelRefused, PeerError, ResyncRequired
 from felix.model.keys import ResourceKey
 from felix.model.net import parse_address
 from tests.support.desired import NO_STACK, endpoint_key, local_endpoint
@@ -84,6 +85,24 @@ async def test_nothing_is_written_before_in_sync_but_a_missing_table(rig: Rig, w
     rig.driver.on_in_sync()
     await rig.until_up(A)
     assert not world.has_route("10.1.0.9")
+
+
+async def test_start_insists_on_reading_a_host_in_which_much_changes(
+    rig: Rig, world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("felix.dataplane.driver._START_PAUSES_S", (0.0, 0.0))
+    reads: list[str] = []
+
+    async def read_host_at_the_third() -> HostState:
+        reads.append("host")
+        if len(reads) < 3:
+            raise ResyncRequired("netlink: a dump was interrupted by changes")
+        return await FakeWorld.read_host(world)
+
+    monkeypatch.setattr(world, "read_host", read_host_at_the_third)
+    await rig.start(A)
+    await rig.until_up(A)
+    assert reads == ["host"] * 3
 
 
 async def test_table_that_cannot_be_made_ends_the_start(rig: Rig, world: FakeWorld) -> None:
